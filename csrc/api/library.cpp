@@ -1,0 +1,54 @@
+// Version, errors, instruction-set levels, threads.
+#include "api/arrays.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/team.hpp"
+
+using namespace onepass;
+
+const char* onepass_version(void) { return ONEPASS_VERSION; }
+const char* onepass_last_error(void) { return runtime::last_error(); }
+
+onepass_status onepass_init(void) {
+  return api::guarded([] { return runtime::kernels() != nullptr ? ONEPASS_OK : ONEPASS_UNAVAILABLE; });
+}
+
+const char* onepass_isa(void) { return onepass_init() == ONEPASS_OK ? runtime::kernels()->isa : ""; }
+size_t onepass_isa_count(void) { return runtime::isa_count(); }
+const char* onepass_isa_name(size_t i) { return i < runtime::isa_count() ? runtime::isa(i).name : ""; }
+int32_t onepass_isa_available(size_t i) { return i < runtime::isa_count() && runtime::isa(i).available; }
+
+onepass_status onepass_set_threads(int32_t threads) {
+  ONEPASS_TRY(api::check_threads(threads));
+  runtime::set_threads(threads);
+  return ONEPASS_OK;
+}
+int32_t onepass_get_threads(void) { return runtime::get_threads(); }
+
+onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,
+                                    int32_t threads) {
+  return api::guarded([&] {
+    const KernelTable* table = runtime::kernels();
+    if (table == nullptr) return ONEPASS_UNAVAILABLE;
+    ONEPASS_TRY(api::check_threads(threads));
+    const std::size_t count = reads + updates + writes;
+    if (reads > 2 || updates > 4 || writes > 1 || updates + writes == 0)
+      return api::fail(ONEPASS_INVALID_VALUE, "arrays: expected at most 2 read, 4 updated and 1 written, and one of the"
+                       " latter two at least");
+    float* data[7];
+    std::int64_t n = 0;
+    for (std::size_t k = 0; k < count; ++k) {
+      ONEPASS_TRY(api::check_array("arrays", &arrays[k]));
+      ONEPASS_TRY(api::check_contiguous("arrays", arrays[k]));
+      if (k == 0) n = api::elements(arrays[k]);
+      if (arrays[k].dtype != ONEPASS_FLOAT32 || api::elements(arrays[k]) != n)
+        return api::fail(ONEPASS_INVALID_SHAPE, "arrays: expected float32 of one size");
+      data[k] = static_cast<float*>(arrays[k].data);
+    }
+    const std::int64_t grains = (n + 15) / 16;
+    const auto bytes = static_cast<std::int64_t>(4 * (reads + 2 * updates + writes)) * n;
+    runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
+      table->stream(data, reads, updates, writes, begin * 16, end * 16 < n ? end * 16 : n);
+    });
+    return ONEPASS_OK;
+  });
+}

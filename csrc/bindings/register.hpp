@@ -1,0 +1,14 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "onepass/onepass.h"
+
+namespace py = pybind11;
+
+void register_library(py::module_& m);
+void register_updates(py::module_& m);
+void register_softmax_cross_entropy(py::module_& m);
+void register_batch_norm(py::module_& m);
+void register_layers(py::module_& m);

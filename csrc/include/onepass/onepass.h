@@ -1,0 +1,251 @@
+/* onepass: fused CPU training kernels. The C ABI, and the only door to the kernels.
+ *
+ * Conventions of every function
+ *   - returns ONEPASS_OK or a status; onepass_last_error() then holds one sentence for this thread
+ *   - checks everything before it writes the first byte
+ *   - threads = 0: the default (onepass_get_threads()); n > 0: at most n; small work runs serially whatever n says
+ *   - results have the same bits at any number of threads and at any instruction-set level
+ *   - is reentrant; never throws; never keeps a pointer, except a plan those of its tensors
+ *   - subnormal numbers are flushed to zero inside; the caller's floating-point mode is restored
+ */
+#ifndef ONEPASS_ONEPASS_H
+#define ONEPASS_ONEPASS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ONEPASS_VERSION_MAJOR 0
+#define ONEPASS_VERSION_MINOR 1
+#define ONEPASS_VERSION_PATCH 0
+#define ONEPASS_VERSION "0.1.0"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum onepass_status {
+  ONEPASS_OK = 0,
+  ONEPASS_INVALID_DTYPE = 1,  /* a type is not supported, or two differ that must agree */
+  ONEPASS_INVALID_SHAPE = 2,  /* a shape is empty where it may not be, or two differ that must agree */
+  ONEPASS_INVALID_LAYOUT = 3, /* strides that this function does not take, or a misaligned pointer */
+  ONEPASS_INVALID_VALUE = 4,  /* a hyperparameter or an option out of its range, a null pointer */
+  ONEPASS_OVERLAP = 5,        /* two arrays share memory that must not */
+  ONEPASS_OUT_OF_RANGE = 6,   /* a label outside [0, classes) */
+  ONEPASS_UNAVAILABLE = 7,    /* an instruction-set level or a BLAS that is not there */
+  ONEPASS_NO_MEMORY = 8
+} onepass_status;
+
+typedef enum onepass_dtype {
+  ONEPASS_FLOAT32 = 0,
+  ONEPASS_FLOAT64 = 1,
+  ONEPASS_INT8 = 16,
+  ONEPASS_UINT8 = 17,
+  ONEPASS_INT16 = 18,
+  ONEPASS_UINT16 = 19,
+  ONEPASS_INT32 = 20,
+  ONEPASS_UINT32 = 21,
+  ONEPASS_INT64 = 22,
+  ONEPASS_UINT64 = 23
+} onepass_dtype;
+
+enum { ONEPASS_MAX_DIMENSIONS = 32, ONEPASS_MAX_STATES = 4 };
+
+/* An array somewhere in memory; nothing is owned. An array that is absent has data = NULL and ndim = -1. */
+typedef struct onepass_array {
+  void* data;
+  const int64_t* shape;   /* (ndim), elements */
+  const int64_t* strides; /* (ndim), bytes; NULL: C-contiguous */
+  int32_t ndim;
+  int32_t dtype; /* onepass_dtype */
+} onepass_array;
+
+/* ---- library ------------------------------------------------------------------------------------------------- */
+
+const char* onepass_version(void);
+const char* onepass_last_error(void); /* of this thread; "" if there was none */
+
+/* Picks the kernels for this CPU, or those that the environment variable ONEPASS_ISA names. Called by itself when
+ * first needed; calling it early shows an unknown or unavailable level early. */
+onepass_status onepass_init(void);
+const char* onepass_isa(void);            /* level in use, such as "x86-64-v3"; "" if onepass_init() failed */
+size_t onepass_isa_count(void);           /* levels built into the library */
+const char* onepass_isa_name(size_t i);   /* lowest first */
+int32_t onepass_isa_available(size_t i);  /* 1 if this CPU and operating system run it */
+
+/* Threads of the process-wide team. The default respects OMP_NUM_THREADS, affinity and the cgroup's CPU quota. */
+onepass_status onepass_set_threads(int32_t threads); /* 0: back to the default */
+int32_t onepass_get_threads(void);
+
+/* ---- optimizer updates --------------------------------------------------------------------------------------- */
+
+typedef struct onepass_update_tensor {
+  onepass_array param;                      /* read and written */
+  onepass_array grad;                       /* read; absent (data = NULL): the tensor is left alone */
+  onepass_array states[ONEPASS_MAX_STATES]; /* read and written; as many as the update has */
+  int32_t group;                            /* which hyperparameters it takes */
+} onepass_update_tensor;
+
+/* Param, grad and states of a tensor have one dtype (float32 or float64) and one shape; each may have its own strides,
+ * negative and transposed ones included. All of them are fastest when all are dense in the same order. */
+
+typedef enum onepass_update {
+#define ONEPASS_UPDATE(name, states, hyperparameters) ONEPASS_UPDATE_##name,
+#include "updates.def"
+#undef ONEPASS_UPDATE
+  ONEPASS_UPDATE_COUNT
+} onepass_update;
+
+/* A plan: tensors checked once, their layouts simplified once. It keeps pointers, so it must not outlive the arrays.
+ * One thread at a time may use a plan. */
+typedef struct onepass_plan onepass_plan;
+
+onepass_status onepass_plan_create(onepass_update update, const onepass_update_tensor* tensors, size_t count,
+                                   onepass_plan** plan);
+/* Gives tensor i another gradient (NULL or an absent array: leave the tensor alone); checks what changed. */
+onepass_status onepass_plan_set_grad(onepass_plan* plan, size_t i, const onepass_array* grad);
+onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t group);
+void onepass_plan_destroy(onepass_plan* plan);
+
+/* The hyperparameter struct of every update, and the function that makes one step over all tensors of a plan in one
+ * parallel region. groups: (group_count) structs. Bytes moved: (3 + 2 * states) * itemsize a parameter. */
+#define ONEPASS_STATE(name)
+#define ONEPASS_REAL(name, value) double name;
+#define ONEPASS_FLAG(name) int32_t name;
+#define ONEPASS_UPDATE(name, states, hyperparameters)                                              \
+  typedef struct onepass_##name##_hyper {                                                          \
+    int64_t step;      /* this step's number, from 1 */                                            \
+    double grad_scale; /* the gradient is multiplied by it */                                      \
+    int32_t maximize;                                                                              \
+    hyperparameters                                                                                \
+  } onepass_##name##_hyper;                                                                        \
+  onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups,          \
+                                size_t group_count, int32_t threads);
+#include "updates.def"
+#undef ONEPASS_UPDATE
+#undef ONEPASS_FLAG
+#undef ONEPASS_REAL
+#undef ONEPASS_STATE
+
+/* The registry: what updates.def says, for programs that walk it. */
+typedef struct onepass_field {
+  const char* name;
+  double value;   /* default */
+  size_t offset;  /* in the hyperparameter struct */
+  int32_t flag;   /* 0: double, 1: int32_t */
+} onepass_field;
+
+typedef struct onepass_update_info {
+  const char* name;
+  const char* const* states; /* (state_count) */
+  size_t state_count;
+  const onepass_field* fields; /* (field_count), without step, grad_scale and maximize */
+  size_t field_count;
+  size_t hyper_size; /* bytes */
+  onepass_status (*run)(onepass_plan* plan, const void* groups, size_t group_count, int32_t threads);
+} onepass_update_info;
+
+const onepass_update_info* onepass_update_registry(onepass_update update); /* NULL outside the enumeration */
+
+/* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double. */
+onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
+
+/* ---- softmax and losses -------------------------------------------------------------------------------------- */
+
+typedef enum onepass_reduction { ONEPASS_NONE = 0, ONEPASS_MEAN = 1, ONEPASS_SUM = 2 } onepass_reduction;
+
+typedef struct onepass_cross_entropy_options {
+  int64_t ignore_index;
+  double label_smoothing; /* in [0, 1] */
+  double z_loss;          /* >= 0; adds z_loss * logsumexp^2 to each row's loss */
+  int32_t reduction;      /* onepass_reduction */
+} onepass_cross_entropy_options;
+
+/* Softmax cross-entropy: loss and gradient from one read of the logits.
+ * logits   (N, C) or (N, C, d1, ...), float32 or float64, any strides
+ * targets  (N, d1, ...) of any integer type, or probabilities of the logits' shape and type
+ * weight   (C) of the logits' type, or absent
+ * loss     (N, d1, ...) of the logits' type, C-contiguous, for ONEPASS_NONE; else absent
+ * total    the reduced loss for ONEPASS_MEAN and ONEPASS_SUM
+ * grad     like logits; may be the logits; or absent. Bytes moved: 8 a float32 logit in place, else 12. */
+onepass_status onepass_softmax_cross_entropy(const onepass_array* logits, const onepass_array* targets,
+                                             const onepass_array* weight,
+                                             const onepass_cross_entropy_options* options, const onepass_array* loss,
+                                             double* total, const onepass_array* grad, int32_t threads);
+
+/* (log-)softmax of x along axis into out, which may be x. Same shape and type, any strides. */
+onepass_status onepass_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
+onepass_status onepass_log_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
+
+/* (prediction - target)^2, reduced over all elements; grad as for cross-entropy. C-contiguous. */
+onepass_status onepass_mean_squared_error(const onepass_array* prediction, const onepass_array* target,
+                                          int32_t reduction, const onepass_array* loss, double* total,
+                                          const onepass_array* grad, int32_t threads);
+
+/* ---- batch normalization ------------------------------------------------------------------------------------- */
+
+/* x is C-contiguous with the channels along channel_axis; everything per channel is (C). gamma, beta, running_mean and
+ * running_var have x's type and may be absent. mean and invstd are double. */
+typedef struct onepass_batch_norm_options {
+  int32_t channel_axis;
+  int32_t training;
+  int32_t relu;
+  double momentum; /* weight of the new batch in the running statistics */
+  double eps;      /* inside the square root, beside the variance */
+} onepass_batch_norm_options;
+
+/* y = relu?((x - mean) * invstd * gamma + beta + residual?). Training: mean and biased variance of the batch; the
+ * running statistics are updated with the unbiased variance. Inference: the running statistics are used.
+ * mean, invstd: (C) double, written. out may be x in inference and must not overlap it in training. */
+onepass_status onepass_batch_norm(const onepass_array* x, const onepass_array* gamma, const onepass_array* beta,
+                                  const onepass_array* running_mean, const onepass_array* running_var,
+                                  const onepass_array* residual, const onepass_batch_norm_options* options,
+                                  const onepass_array* out, double* mean, double* invstd, int32_t threads);
+
+/* dy, x -> dx, dgamma, dbeta (and dresidual, the gradient behind the ReLU). y: the forward's output, needed only where
+ * it had both relu and a residual; beta: needed with relu. dx may be dy. */
+onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepass_array* x, const onepass_array* gamma,
+                                           const onepass_array* beta, const double* mean, const double* invstd,
+                                           const onepass_array* y, const onepass_batch_norm_options* options,
+                                           const onepass_array* dx, const onepass_array* dgamma,
+                                           const onepass_array* dbeta, const onepass_array* dresidual,
+                                           int32_t threads);
+
+/* ---- layers -------------------------------------------------------------------------------------------------- */
+
+/* Fortran BLAS, as in SciPy's cython_blas. set_threads and get_threads steer that library's own threads (it is held at
+ * one while the team runs) and may be NULL for a BLAS without threads. */
+typedef struct onepass_blas {
+  void (*sgemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
+                const float*, const int*, const float*, float*, const int*);
+  void (*dgemm)(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
+                const double*, const int*, const double*, double*, const int*);
+  void (*set_threads)(int);
+  int (*get_threads)(void);
+} onepass_blas;
+
+onepass_status onepass_set_blas(const onepass_blas* blas); /* once, before the first linear */
+
+/* y = relu?(x weight^T + bias): x (N, K), weight (O, K), bias (O) or absent, y (N, O); unit stride along the last axis. */
+onepass_status onepass_linear(const onepass_array* x, const onepass_array* weight, const onepass_array* bias,
+                              int32_t relu, const onepass_array* y, int32_t threads);
+/* dx = dy weight, dweight = dy^T x, dbias = sum of dy over rows; each of the three may be absent. */
+onepass_status onepass_linear_backward(const onepass_array* dy, const onepass_array* x, const onepass_array* weight,
+                                       const onepass_array* dx, const onepass_array* dweight,
+                                       const onepass_array* dbias, int32_t threads);
+
+/* y = max(x, 0) (NaN stays); dx = dy where y > 0, else 0. C-contiguous; the output may be the first input. */
+onepass_status onepass_relu(const onepass_array* x, const onepass_array* y, int32_t threads);
+onepass_status onepass_relu_backward(const onepass_array* dy, const onepass_array* y, const onepass_array* dx,
+                                     int32_t threads);
+
+/* ---- measuring ----------------------------------------------------------------------------------------------- */
+
+/* Touches memory as a kernel does and computes next to nothing: the limit to hold a kernel against. All arrays are
+ * C-contiguous float32 of one size; the first `reads` are read, the next `updates` read and written, the rest written. */
+onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,
+                                    int32_t threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

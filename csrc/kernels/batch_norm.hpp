@@ -1,0 +1,275 @@
+// Batch normalization (Ioffe and Szegedy 2015) of blocks that fit into the first-level cache. Two shapes of work:
+// a "run" is consecutive elements of one channel (N x C x spatial), "columns" are rows in which each column is a
+// channel of its own (N x C). Statistics are centered on the block's own mean before they are squared.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/lanes.hpp"
+#include "kernels/loops.hpp"
+#include "kernels/table.hpp"
+
+namespace {
+
+using onepass::ChannelScale;
+using onepass::ChannelSlope;
+using onepass::Mask;
+
+constexpr std::int64_t kColumnTile = 512;  // columns whose accumulators live on the stack
+
+template <typename T>
+void moments_run(const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride, double* mean, double* m2) {
+  const double count = static_cast<double>(rows * n);
+  Lanes<T> sum = Lanes<T>::all(T(0));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for_groups(n, [&](std::int64_t j, std::int64_t c) { sum = sum + load_group(x + r * stride + j, c); });
+  const T near = static_cast<T>(sum.sum() / count);
+  const Lanes<T> shift = Lanes<T>::all(near);
+  Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for_groups(n, [&](std::int64_t j, std::int64_t c) {
+      const Lanes<T> d = load_group(x + r * stride + j, c, near) - shift;
+      first = first + d;
+      second = second + d * d;
+    });
+  const double offset = first.sum();
+  *mean = static_cast<double>(near) + offset / count;
+  *m2 = second.sum() - offset * offset / count;
+}
+
+// (rows, columns), rows stride apart; rows are taken four at a time to spare the accumulators' traffic.
+template <typename T>
+void moments_columns(const T* x, std::int64_t rows, std::int64_t columns, std::int64_t stride, double* mean,
+                     double* m2) {
+  const T count = static_cast<T>(rows);
+  for (std::int64_t tile = 0; tile < columns; tile += kColumnTile) {
+    const std::int64_t n = columns - tile < kColumnTile ? columns - tile : kColumnTile;
+    const T* __restrict base = x + tile;
+    T near[kColumnTile] = {}, first[kColumnTile] = {}, second[kColumnTile] = {};
+    std::int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+      const T* __restrict a = base + r * stride;
+      for (std::int64_t c = 0; c < n; ++c)
+        near[c] += (a[c] + a[c + stride]) + (a[c + 2 * stride] + a[c + 3 * stride]);
+    }
+    for (; r < rows; ++r)
+      for (std::int64_t c = 0; c < n; ++c) near[c] += base[r * stride + c];
+    for (std::int64_t c = 0; c < n; ++c) near[c] = near[c] / count;
+    for (r = 0; r + 4 <= rows; r += 4) {
+      const T* __restrict a = base + r * stride;
+      for (std::int64_t c = 0; c < n; ++c) {
+        const T d0 = a[c] - near[c], d1 = a[c + stride] - near[c];
+        const T d2 = a[c + 2 * stride] - near[c], d3 = a[c + 3 * stride] - near[c];
+        first[c] += (d0 + d1) + (d2 + d3);
+        second[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+      }
+    }
+    for (; r < rows; ++r)
+      for (std::int64_t c = 0; c < n; ++c) {
+        const T d = base[r * stride + c] - near[c];
+        first[c] += d;
+        second[c] += d * d;
+      }
+    for (std::int64_t c = 0; c < n; ++c) {
+      const double offset = static_cast<double>(first[c]);
+      mean[tile + c] = static_cast<double>(near[c]) + offset / static_cast<double>(rows);
+      m2[tile + c] = static_cast<double>(second[c]) - offset * offset / static_cast<double>(rows);
+    }
+  }
+}
+
+inline void merge_moments(std::int64_t count_a, double* __restrict mean_a, double* __restrict m2_a,
+                          std::int64_t count_b, const double* __restrict mean_b, const double* __restrict m2_b,
+                          std::int64_t columns) {
+  const double a = static_cast<double>(count_a), b = static_cast<double>(count_b);
+  const double share = b / (a + b), cross = a * share;
+  for (std::int64_t c = 0; c < columns; ++c) {
+    const double delta = mean_b[c] - mean_a[c];
+    mean_a[c] += delta * share;
+    m2_a[c] += m2_b[c] + delta * delta * cross;
+  }
+}
+
+template <typename T>
+inline T normalized(T x, T high, T low, T scale, T shift) {
+  return ((x - high) - low) * scale + shift;
+}
+
+// y may be x or residual.
+template <typename T>
+void normalize_run(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel, std::int64_t rows,
+                   std::int64_t n, std::int64_t stride) {
+  const T high = *channel.mean_high, low = *channel.mean_low, scale = *channel.scale, shift = *channel.shift;
+  const auto run = [&](auto add, auto clip) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * stride;
+      ONEPASS_INDEPENDENT
+      for (std::int64_t j = at; j < at + n; ++j) {
+        T v = normalized(x[j], high, low, scale, shift);
+        if constexpr (add) v = v + residual[j];
+        if constexpr (clip) v = v < T(0) ? T(0) : v;
+        y[j] = v;
+      }
+    }
+  };
+  constexpr std::true_type yes{};
+  constexpr std::false_type no{};
+  residual ? (relu ? run(yes, yes) : run(yes, no)) : (relu ? run(no, yes) : run(no, no));
+}
+
+template <typename T>
+void normalize_columns(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel,
+                       std::int64_t rows, std::int64_t columns) {
+  const T* __restrict high = channel.mean_high;
+  const T* __restrict low = channel.mean_low;
+  const T* __restrict scale = channel.scale;
+  const T* __restrict shift = channel.shift;
+  const auto run = [&](auto add, auto clip) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * columns;
+ONEPASS_INDEPENDENT
+      for (std::int64_t c = 0; c < columns; ++c) {
+        T v = normalized(x[at + c], high[c], low[c], scale[c], shift[c]);
+        if constexpr (add) v = v + residual[at + c];
+        if constexpr (clip) v = v < T(0) ? T(0) : v;
+        y[at + c] = v;
+      }
+    }
+  };
+  constexpr std::true_type yes{};
+  constexpr std::false_type no{};
+  residual ? (relu ? run(yes, yes) : run(yes, no)) : (relu ? run(no, yes) : run(no, no));
+}
+
+// Lane-wise twins of the elementwise code above, for reductions.
+template <typename T>
+inline Lanes<T> masked(Mask mask, const Lanes<T>& dy, const Lanes<T>& centered, const Lanes<T>& scale,
+                       const Lanes<T>& shift, const T* y, std::int64_t count) {
+  if (mask == Mask::none) return dy;
+  return where_positive(mask == Mask::from_x ? centered * scale + shift : load_group(y, count), dy);
+}
+
+template <typename T>
+void gradient_run(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel, std::int64_t rows,
+                  std::int64_t n, std::int64_t stride, double* sum_dy, double* sum_dyx) {
+  const Lanes<T> high = Lanes<T>::all(*channel.mean_high), low = Lanes<T>::all(*channel.mean_low);
+  const Lanes<T> scale = Lanes<T>::all(*channel.scale), shift = Lanes<T>::all(*channel.shift);
+  Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for_groups(n, [&](std::int64_t j, std::int64_t c) {
+      const std::int64_t at = r * stride + j;
+      const Lanes<T> centered = (load_group(x + at, c, *channel.mean_high) - high) - low;
+      const Lanes<T> d = masked(mask, load_group(dy + at, c), centered, scale, shift, y + at, c);
+      first = first + d;
+      second = second + d * centered;
+    });
+  *sum_dy = first.sum();
+  *sum_dyx = second.sum();
+}
+
+template <Mask mask, typename T>
+void gradient_columns_masked(const T* dy, const T* x, const T* y, const ChannelScale<T>& channel, std::int64_t rows,
+                             std::int64_t columns, std::int64_t stride, double* sum_dy, double* sum_dyx) {
+  for (std::int64_t tile = 0; tile < columns; tile += kColumnTile) {
+    const std::int64_t n = columns - tile < kColumnTile ? columns - tile : kColumnTile;
+    const T* __restrict high = channel.mean_high + tile;
+    const T* __restrict low = channel.mean_low + tile;
+    const T* __restrict scale = channel.scale + tile;
+    const T* __restrict shift = channel.shift + tile;
+    T first[kColumnTile] = {}, second[kColumnTile] = {};
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * stride + tile;
+      const T* __restrict dy_row = dy + at;
+      const T* __restrict x_row = x + at;
+      const T* __restrict y_row = y + (mask == Mask::from_y ? at : 0);
+      for (std::int64_t c = 0; c < n; ++c) {
+        const T centered = (x_row[c] - high[c]) - low[c];
+        T d = dy_row[c];
+        if constexpr (mask == Mask::from_x) d = centered * scale[c] + shift[c] > T(0) ? d : T(0);
+        if constexpr (mask == Mask::from_y) d = y_row[c] > T(0) ? d : T(0);
+        first[c] += d;
+        second[c] += d * centered;
+      }
+    }
+    for (std::int64_t c = 0; c < n; ++c) {
+      sum_dy[tile + c] = static_cast<double>(first[c]);
+      sum_dyx[tile + c] = static_cast<double>(second[c]);
+    }
+  }
+}
+
+template <typename T>
+void gradient_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                      std::int64_t rows, std::int64_t columns, std::int64_t stride, double* sum_dy, double* sum_dyx) {
+  const auto run = mask == Mask::none     ? gradient_columns_masked<Mask::none, T>
+                   : mask == Mask::from_x ? gradient_columns_masked<Mask::from_x, T>
+                                          : gradient_columns_masked<Mask::from_y, T>;
+  run(dy, x, y, channel, rows, columns, stride, sum_dy, sum_dyx);
+}
+
+// dx = scale (dy - mean_dy - (x - mean) slope), elementwise; dx may be dy.
+template <Mask mask, bool residual, typename T>
+inline void dx_element(const T* dy, const T* x, const T* y, T high, T low, T scale, T shift, T mean_dy, T slope, T* dx,
+                       T* dresidual, std::int64_t j) {
+  const T centered = (x[j] - high) - low;
+  T d = dy[j];
+  if constexpr (mask == Mask::from_x) d = centered * scale + shift > T(0) ? d : T(0);
+  if constexpr (mask == Mask::from_y) d = y[j] > T(0) ? d : T(0);
+  if constexpr (residual) dresidual[j] = d;
+  dx[j] = scale * ((d - mean_dy) - centered * slope);
+}
+
+template <typename Run>
+inline void with_mask(Mask mask, bool residual, Run&& run) {
+  constexpr std::true_type yes{};
+  constexpr std::false_type no{};
+  constexpr std::integral_constant<Mask, Mask::none> none{};
+  constexpr std::integral_constant<Mask, Mask::from_x> from_x{};
+  constexpr std::integral_constant<Mask, Mask::from_y> from_y{};
+  switch (mask) {
+    case Mask::none: residual ? run(none, yes) : run(none, no); break;
+    case Mask::from_x: residual ? run(from_x, yes) : run(from_x, no); break;
+    case Mask::from_y: residual ? run(from_y, yes) : run(from_y, no); break;
+  }
+}
+
+template <typename T>
+void dx_run(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+            const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t n,
+            std::int64_t stride) {
+  const T high = *channel.mean_high, low = *channel.mean_low, scale = *channel.scale, shift = *channel.shift;
+  const T mean_dy = *slope.mean_dy, k = *slope.slope;
+  with_mask(mask, dresidual != nullptr, [&](auto m, auto residual) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * stride;
+      ONEPASS_INDEPENDENT
+      for (std::int64_t j = at; j < at + n; ++j)
+        dx_element<m, residual>(dy, x, y, high, low, scale, shift, mean_dy, k, dx, dresidual, j);
+    }
+  });
+}
+
+template <typename T>
+void dx_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t columns) {
+  const T* __restrict high = channel.mean_high;
+  const T* __restrict low = channel.mean_low;
+  const T* __restrict scale = channel.scale;
+  const T* __restrict shift = channel.shift;
+  const T* __restrict mean_dy = slope.mean_dy;
+  const T* __restrict k = slope.slope;
+  with_mask(mask, dresidual != nullptr, [&](auto m, auto residual) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * columns;
+      const T* y_row = y ? y + at : nullptr;
+      T* dresidual_row = dresidual ? dresidual + at : nullptr;
+ONEPASS_INDEPENDENT
+      for (std::int64_t c = 0; c < columns; ++c)
+        dx_element<m, residual>(dy + at, x + at, y_row, high[c], low[c], scale[c], shift[c], mean_dy[c], k[c], dx + at,
+                                dresidual_row, c);
+    }
+  });
+}
+
+}  // namespace

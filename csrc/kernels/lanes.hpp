@@ -1,0 +1,148 @@
+// Sixteen lanes: the fixed shape of every reduction, so that its bits depend on no vector width.
+//
+// Lane l holds elements l, l+16, l+32, ...; lanes are combined in double by a fixed tree. Written with the compilers'
+// vector types of the level's own width: plain arrays of sixteen give the same bits, but GCC 12 turns loops over two of
+// them into permutations and spills (docs/performance.md).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int kLanes = 16;
+constexpr std::int64_t kBlock = 1024;  // elements summed in the array's own type before they are added up in double
+
+template <typename T>
+struct IntegerLike;
+template <>
+struct IntegerLike<float> {
+  using Type = std::int32_t;
+};
+template <>
+struct IntegerLike<double> {
+  using Type = std::int64_t;
+};
+
+template <typename T>
+struct Lanes {
+  static constexpr int kNative = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int kVectors = kLanes / kNative;
+  typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  typedef typename IntegerLike<T>::Type Integers __attribute__((vector_size(kVectorBytes)));
+
+  Vector v[kVectors];
+
+  static Lanes all(T value) {
+    Lanes r;
+    for (int i = 0; i < kVectors; ++i) r.v[i] = value - Vector{};
+    return r;
+  }
+  static Lanes load(const T* p) {
+    Lanes r;
+    std::memcpy(r.v, p, sizeof(r.v));
+    return r;
+  }
+  // The first n of p, the rest `fill`.
+  static Lanes load(const T* p, std::int64_t n, T fill) {
+    T padded[kLanes];
+    for (int l = 0; l < kLanes; ++l) padded[l] = l < n ? p[l] : fill;
+    return load(padded);
+  }
+  void store(T* p) const { std::memcpy(p, v, sizeof(v)); }
+  void store(T* p, std::int64_t n) const {
+    T padded[kLanes];
+    store(padded);
+    for (std::int64_t l = 0; l < n; ++l) p[l] = padded[l];
+  }
+  // The same lanes with lane l set to value.
+  Lanes with(int l, T value) const {
+    T padded[kLanes];
+    store(padded);
+    padded[l] = value;
+    return load(padded);
+  }
+  double sum() const {
+    T lane[kLanes];
+    double total[kLanes];
+    store(lane);
+    for (int l = 0; l < kLanes; ++l) total[l] = static_cast<double>(lane[l]);
+    for (int width = kLanes / 2; width > 0; width /= 2)
+      for (int l = 0; l < width; ++l) total[l] += total[l + width];
+    return total[0];
+  }
+};
+
+#define ONEPASS_LANEWISE(op)                                                  \
+  template <typename T>                                                       \
+  inline Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) {         \
+    Lanes<T> r;                                                               \
+    for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = a.v[i] op b.v[i];   \
+    return r;                                                                 \
+  }
+ONEPASS_LANEWISE(+)
+ONEPASS_LANEWISE(-)
+ONEPASS_LANEWISE(*)
+#undef ONEPASS_LANEWISE
+
+// a > b ? a : b in each lane: b where either is NaN.
+template <typename T>
+inline Lanes<T> maximum(const Lanes<T>& a, const Lanes<T>& b) {
+  Lanes<T> r;
+  for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return r;
+}
+
+// value where mask > 0, else zero (NaN in mask: zero).
+template <typename T>
+inline Lanes<T> where_positive(const Lanes<T>& mask, const Lanes<T>& value) {
+  Lanes<T> r;
+  const typename Lanes<T>::Vector zero = {};
+  for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = mask.v[i] > zero ? value.v[i] : zero;
+  return r;
+}
+
+// Sixteen elements as double.
+inline Lanes<double> load_double(const double* p) { return Lanes<double>::load(p); }
+inline Lanes<double> load_double(const float* p) {
+  using Wide = Lanes<double>;
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Wide r;
+  for (int i = 0; i < Wide::kVectors; ++i) {
+    Half h;
+    std::memcpy(&h, p + i * Wide::kNative, sizeof(h));
+    r.v[i] = __builtin_convertvector(h, Wide::Vector);
+  }
+  return r;
+}
+
+// Calls visit(first element, lanes in use) for every group of sixteen.
+template <typename Visit>
+inline void for_groups(std::int64_t n, Visit&& visit) {
+  std::int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) visit(j, std::int64_t{kLanes});
+  if (j < n) visit(j, n - j);
+}
+
+// Loads a group that may be the last, short one.
+template <typename T>
+inline Lanes<T> load_group(const T* p, std::int64_t n, T fill = T(0)) {
+  return n == kLanes ? Lanes<T>::load(p) : Lanes<T>::load(p, n, fill);
+}
+template <typename T>
+inline void store_group(const Lanes<T>& lanes, T* p, std::int64_t n) {
+  if (n == kLanes)
+    lanes.store(p);
+  else
+    lanes.store(p, n);
+}
+
+}  // namespace

@@ -1,0 +1,151 @@
+// Softmax, log-softmax, and softmax cross-entropy with its gradient, one row at a time: the row is read from memory
+// once and stays in cache for the passes below.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "kernels/lanes.hpp"
+#include "kernels/loops.hpp"
+#include "kernels/math.hpp"
+#include "kernels/table.hpp"
+
+namespace {
+
+using onepass::CrossEntropyRow;
+
+template <typename T>
+T row_maximum(const T* x, std::int64_t n) {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  Lanes<T> m = Lanes<T>::all(lowest);
+  for_groups(n, [&](std::int64_t j, std::int64_t count) { m = maximum(load_group(x + j, count, lowest), m); });
+  T lane[kLanes];
+  m.store(lane);
+  T result = lane[0];
+  for (int l = 1; l < kLanes; ++l) result = lane[l] > result ? lane[l] : result;
+  return result;
+}
+
+template <typename T>
+std::int64_t first_equal(const T* x, std::int64_t n, T value) {
+  for (std::int64_t j = 0; j < n; ++j)
+    if (x[j] == value) return j;
+  return 0;  // all NaN
+}
+
+struct ExpSum {
+  double others;   // sum over all elements but one
+  double special;  // that one: kept apart, so that 1 - p of a confident row does not cancel
+  double total() const { return others + special; }
+  // log of the total; `largest` says that special is exp(0)
+  double log(bool largest) const { return largest ? log1p_nonnegative(others) : log_positive(total()); }
+};
+
+// exp(x - max) into e (if stored), and its sum.
+template <bool stored, typename T>
+ExpSum exp_sum(const T* x, T* e, std::int64_t n, T max, std::int64_t special) {
+  const Lanes<T> shift = Lanes<T>::all(max);
+  const std::int64_t special_group = special - special % kLanes;
+  ExpSum result = {0.0, 0.0};
+  for (std::int64_t block = 0; block < n; block += kBlock) {
+    const std::int64_t length = n - block < kBlock ? n - block : kBlock;
+    Lanes<T> sum = Lanes<T>::all(T(0));
+    for_groups(length, [&](std::int64_t offset, std::int64_t count) {
+      const std::int64_t j = block + offset;
+      Lanes<T> v = exp_nonpositive(load_group(x + j, count, -std::numeric_limits<T>::infinity()) - shift);
+      if constexpr (stored) store_group(v, e + j, count);
+      if (j == special_group) [[unlikely]] {
+        T lane[kLanes];
+        v.store(lane);
+        const int l = static_cast<int>(special - special_group);
+        result.special = static_cast<double>(lane[l]);
+        v = v.with(l, T(0));
+      }
+      sum = sum + v;
+    });
+    result.others += sum.sum();
+  }
+  return result;
+}
+
+template <typename T>
+void scale_row(const T* x, T* out, T factor, std::int64_t n) {
+ONEPASS_INDEPENDENT
+  for (std::int64_t j = 0; j < n; ++j) out[j] = x[j] * factor;
+}
+
+// out may be x.
+template <typename T>
+void softmax_row(const T* x, T* out, std::int64_t n) {
+  const T max = row_maximum(x, n);
+  const ExpSum sum = exp_sum<true>(x, out, n, max, 0);
+  scale_row(out, out, static_cast<T>(1.0 / sum.total()), n);
+}
+
+// out may be x.
+template <typename T>
+void log_softmax_row(const T* x, T* out, std::int64_t n) {
+  const T max = row_maximum(x, n);
+  const ExpSum sum = exp_sum<false, T>(x, nullptr, n, max, first_equal(x, n, max));
+  const T log_sum = static_cast<T>(sum.log(true));
+ONEPASS_INDEPENDENT
+  for (std::int64_t j = 0; j < n; ++j) out[j] = (x[j] - max) - log_sum;
+}
+
+// A row whose target is one class and nothing else: loss = w (lse - x_y), grad = w (p - onehot).
+template <bool stored, typename T>
+double cross_entropy_one_class(const CrossEntropyRow<T>& row) {
+  const std::int64_t n = row.classes, y = row.label;
+  const double w = row.weight ? static_cast<double>(row.weight[y]) : 1.0;
+  const T x_y = row.logits[y];
+  const T max = row_maximum(row.logits, n);
+  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, y);
+  const double log_sum = sum.log(x_y == max);
+  const double lse = static_cast<double>(max) + log_sum;
+  if constexpr (stored) {
+    const double total = sum.total();
+    const double slope = w + 2.0 * row.z_loss * lse;
+    scale_row(row.grad, row.grad, static_cast<T>(row.scale * slope / total), n);
+    row.grad[y] = static_cast<T>(row.scale * ((slope - w) * sum.special - w * sum.others) / total);
+  }
+  return w * (log_sum + (static_cast<double>(max) - static_cast<double>(x_y))) + row.z_loss * lse * lse;
+}
+
+// Any target: t = (1 - s) target + s / C; loss = sum_j t_j w_j (lse - x_j), grad = (sum_j t_j w_j) p - t w.
+template <bool stored, typename T>
+double cross_entropy_any(const CrossEntropyRow<T>& row) {
+  const std::int64_t n = row.classes;
+  const double smooth = row.label_smoothing / static_cast<double>(n);
+  const double keep = 1.0 - row.label_smoothing;
+  const auto target = [&](std::int64_t j) {
+    const double given = row.probabilities ? static_cast<double>(row.probabilities[j]) : (j == row.label ? 1.0 : 0.0);
+    return (keep * given + smooth) * (row.weight ? static_cast<double>(row.weight[j]) : 1.0);
+  };
+  const T max = row_maximum(row.logits, n);
+  double mass = 0.0, distance = 0.0;
+  for (std::int64_t j = 0; j < n; ++j) {
+    const double t = target(j);
+    mass += t;
+    const double d = static_cast<double>(max) - static_cast<double>(row.logits[j]);
+    distance += t != 0.0 ? t * d : 0.0;  // a class of no weight may have a logit of minus infinity
+  }
+  const std::int64_t special = first_equal(row.logits, n, max);
+  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, special);
+  const double log_sum = sum.log(true);
+  const double lse = static_cast<double>(max) + log_sum;
+  if constexpr (stored) {
+    const double slope = (mass + 2.0 * row.z_loss * lse) / sum.total();
+    for (std::int64_t j = 0; j < n; ++j)
+      row.grad[j] = static_cast<T>(row.scale * (slope * static_cast<double>(row.grad[j]) - target(j)));
+  }
+  return mass * log_sum + distance + row.z_loss * lse * lse;
+}
+
+template <typename T>
+double cross_entropy_row(const CrossEntropyRow<T>& row) {
+  const bool one_class = row.probabilities == nullptr && row.label_smoothing == 0.0;
+  if (one_class) return row.grad ? cross_entropy_one_class<true>(row) : cross_entropy_one_class<false>(row);
+  return row.grad ? cross_entropy_any<true>(row) : cross_entropy_any<false>(row);
+}
+
+}  // namespace

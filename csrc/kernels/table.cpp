@@ -1,0 +1,55 @@
+// The one translation unit of an instruction-set level. It defines one external symbol, the level's table; everything
+// else in this folder lives in unnamed namespaces (a test reads the symbols).
+#include "kernels/table.hpp"
+
+#include "kernels/batch_norm.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/rules.hpp"
+#include "kernels/softmax_cross_entropy.hpp"
+#include "kernels/stream.hpp"
+#include "kernels/update.hpp"
+
+namespace {
+
+template <typename T>
+constexpr onepass::FloatKernels<T> float_kernels() {
+  return {
+      .updates =
+          {
+#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                   \
+  {rules::name<T>::states, prepare_rule<rules::name<T>, onepass_##name##_hyper>,             \
+   apply_rule<rules::name<T>, T>},
+#include "onepass/updates.def"
+#undef ONEPASS_UPDATE
+          },
+      .sum_of_squares = sum_of_squares<T>,
+      .softmax_row = softmax_row<T>,
+      .log_softmax_row = log_softmax_row<T>,
+      .cross_entropy_row = cross_entropy_row<T>,
+      .squared_error = squared_error<T>,
+      .relu = relu<T>,
+      .relu_backward = relu_backward<T>,
+      .bias_relu = bias_relu<T>,
+      .column_sums = column_sums<T>,
+      .moments_run = moments_run<T>,
+      .moments_columns = moments_columns<T>,
+      .gradient_run = gradient_run<T>,
+      .gradient_columns = gradient_columns<T>,
+      .normalize_run = normalize_run<T>,
+      .normalize_columns = normalize_columns<T>,
+      .dx_run = dx_run<T>,
+      .dx_columns = dx_columns<T>,
+  };
+}
+
+}  // namespace
+
+// ONEPASS_TABLE and ONEPASS_ISA_NAME come from cmake/IsaLevels.cmake.
+extern "C" const onepass::KernelTable ONEPASS_TABLE;
+constexpr onepass::KernelTable ONEPASS_TABLE = {
+    .isa = ONEPASS_ISA_NAME,
+    .f32 = float_kernels<float>(),
+    .f64 = float_kernels<double>(),
+    .merge_moments = merge_moments,
+    .stream = stream,
+};

@@ -1,0 +1,103 @@
+// What a level offers: one constant table of plain functions on contiguous ranges. No checks, no threads, no memory
+// management: those are api/'s and runtime/'s.
+#pragma once
+
+#include <cstdint>
+
+#include "onepass/onepass.h"
+
+namespace onepass {
+
+inline constexpr int kRuleBytes = 128;  // room for any rule, prepared for one step
+
+struct UpdateKernel {
+  int states;
+  void (*prepare)(const void* hyper, void* rule);
+  void (*apply)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n);
+};
+
+template <typename T>
+struct CrossEntropyRow {
+  std::int64_t classes;
+  const T* logits;         // (C)
+  T* grad;                 // (C), may be logits, or null
+  std::int64_t label;      // ignored where probabilities are given
+  const T* probabilities;  // (C) or null
+  const T* weight;         // (C) or null
+  double label_smoothing, z_loss;
+  double scale;  // the gradient is multiplied by it
+};
+
+// Per-channel numbers of batch normalization, ready for use: x - mean is (x - mean_high) - mean_low.
+template <typename T>
+struct ChannelScale {
+  const T *mean_high, *mean_low;
+  const T* scale;  // gamma * invstd
+  const T* shift;  // beta
+};
+template <typename T>
+struct ChannelSlope {
+  const T* mean_dy;  // mean of dy
+  const T* slope;    // mean(dy (x - mean)) * invstd^2
+};
+
+enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
+
+template <typename T>
+struct FloatKernels {
+  UpdateKernel updates[ONEPASS_UPDATE_COUNT];
+
+  double (*sum_of_squares)(const T* x, std::int64_t n);
+  void (*softmax_row)(const T* x, T* out, std::int64_t n);
+  void (*log_softmax_row)(const T* x, T* out, std::int64_t n);
+  double (*cross_entropy_row)(const CrossEntropyRow<T>& row);
+  // grad (may be null) = 2 scale (a - b); returns the sum of (a - b)^2; loss (may be null) = (a - b)^2
+  double (*squared_error)(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n);
+  void (*relu)(const T* x, T* y, std::int64_t n);
+  void (*relu_backward)(const T* dy, const T* y, T* dx, std::int64_t n);
+  // y (rows, columns; stride in elements) += bias, then ReLU
+  void (*bias_relu)(T* y, const T* bias, bool relu, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+  void (*column_sums)(const T* x, T* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+
+  // Batch normalization. _run: one channel, `rows` runs of n elements, stride apart. _columns: `rows` rows, each column
+  // a channel of its own. moments: mean and sum of squared deviations; gradient: sum of dy and of dy (x - mean).
+  void (*moments_run)(const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride, double* mean, double* m2);
+  void (*moments_columns)(const T* x, std::int64_t rows, std::int64_t columns, std::int64_t stride, double* mean,
+                          double* m2);
+  void (*gradient_run)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                       std::int64_t rows, std::int64_t n, std::int64_t stride, double* sum_dy, double* sum_dyx);
+  void (*gradient_columns)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                           std::int64_t rows, std::int64_t columns, std::int64_t stride, double* sum_dy,
+                           double* sum_dyx);
+  void (*normalize_run)(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel,
+                        std::int64_t rows, std::int64_t n, std::int64_t stride);
+  void (*normalize_columns)(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel,
+                            std::int64_t rows, std::int64_t columns);
+  void (*dx_run)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                 const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t n,
+                 std::int64_t stride);
+  void (*dx_columns)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
+                     const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t columns);
+};
+
+struct KernelTable {
+  const char* isa;
+  FloatKernels<float> f32;
+  FloatKernels<double> f64;
+
+  // a += b of (count, mean, m2) for every column (Chan, Golub and LeVeque 1983)
+  void (*merge_moments)(std::int64_t count_a, double* mean_a, double* m2_a, std::int64_t count_b,
+                        const double* mean_b, const double* m2_b, std::int64_t columns);
+  void (*stream)(float* const* arrays, std::size_t reads, std::size_t updates, std::size_t writes, std::int64_t begin,
+                 std::int64_t end);
+
+  template <typename T>
+  const FloatKernels<T>& kernels() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return f32;
+    else
+      return f64;
+  }
+};
+
+}  // namespace onepass

@@ -1,0 +1,42 @@
+// Applies one rule to a range of one tensor.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/table.hpp"
+
+namespace {
+
+template <typename Rule, typename Hyper>
+void prepare_rule(const void* hyper, void* storage) {
+  static_assert(sizeof(Rule) <= onepass::kRuleBytes);
+  const Rule rule(*static_cast<const Hyper*>(hyper));
+  std::memcpy(storage, &rule, sizeof(rule));
+}
+
+// param, states: read and written; grad: read. None of them overlap.
+template <typename Rule, typename T>
+void apply_rule(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n) {
+  Rule rule = *static_cast<const Rule*>(storage);
+  T* __restrict p = static_cast<T*>(param);
+  const T* __restrict g = static_cast<const T*>(grad);
+  if constexpr (Rule::states == 0) {
+    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i]);
+  } else if constexpr (Rule::states == 1) {
+    T* __restrict a = static_cast<T*>(states[0]);
+    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i]);
+  } else if constexpr (Rule::states == 2) {
+    T* __restrict a = static_cast<T*>(states[0]);
+    T* __restrict b = static_cast<T*>(states[1]);
+    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i], b[i]);
+  } else {
+    static_assert(Rule::states == 3);
+    T* __restrict a = static_cast<T*>(states[0]);
+    T* __restrict b = static_cast<T*>(states[1]);
+    T* __restrict c = static_cast<T*>(states[2]);
+    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i], b[i], c[i]);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,88 @@
+from collections.abc import Sequence
+from types import CapsuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+__file__: str
+
+_Array = NDArray[Any]
+
+def version() -> str: ...
+def isa() -> str: ...
+def isa_levels() -> list[tuple[str, bool]]: ...
+def set_threads(threads: int) -> None: ...
+def get_threads() -> int: ...
+def stream_limit(reads: list[_Array], updates: list[_Array], writes: list[_Array], threads: int = 0) -> None: ...
+def update_registry() -> list[tuple[str, tuple[str, ...], tuple[tuple[str, float | bool], ...]]]: ...
+
+class Plan:
+    def __init__(self, update: str, params: list[_Array], states: list[Sequence[_Array]]) -> None: ...
+    def step(self, grads: list[_Array | None], groups: list[tuple[Any, ...]], threads: int = 0) -> None: ...
+    def set_groups(self, groups: list[int]) -> None: ...
+
+def global_norm(arrays: list[_Array], threads: int = 0) -> float: ...
+def softmax_cross_entropy(
+    logits: _Array,
+    targets: _Array,
+    weight: _Array | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    threads: int,
+) -> float: ...
+def softmax(x: _Array, axis: int, out: _Array, threads: int) -> None: ...
+def log_softmax(x: _Array, axis: int, out: _Array, threads: int) -> None: ...
+def mean_squared_error(
+    prediction: _Array, target: _Array, reduction: int, loss: _Array | None, grad: _Array | None, threads: int
+) -> float: ...
+def batch_norm(
+    x: _Array,
+    gamma: _Array | None,
+    beta: _Array | None,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    residual: _Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    channel_axis: int,
+    relu: bool,
+    out: _Array,
+    mean: _Array,
+    invstd: _Array,
+    threads: int,
+) -> None: ...
+def batch_norm_backward(
+    dy: _Array,
+    x: _Array,
+    gamma: _Array | None,
+    beta: _Array | None,
+    mean: _Array,
+    invstd: _Array,
+    y: _Array | None,
+    training: bool,
+    channel_axis: int,
+    relu: bool,
+    dx: _Array,
+    dgamma: _Array | None,
+    dbeta: _Array | None,
+    dresidual: _Array | None,
+    threads: int,
+) -> None: ...
+def set_blas(sgemm: CapsuleType, dgemm: CapsuleType, set_threads: int, get_threads: int) -> None: ...
+def linear(x: _Array, weight: _Array, bias: _Array | None, relu: bool, out: _Array, threads: int) -> None: ...
+def linear_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array,
+    dx: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+    threads: int,
+) -> None: ...
+def relu(x: _Array, out: _Array, threads: int) -> None: ...
+def relu_backward(dy: _Array, y: _Array, out: _Array, threads: int) -> None: ...

@@ -1,0 +1,39 @@
+"""Small records that kernels and reference share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+
+class BatchNormSaved(NamedTuple):
+    """What batch_norm keeps for its backward pass.
+
+    Attributes:
+        mean, invstd: (C,) float64; the statistics that normalized.
+        beta: (C,) or None; kept only with relu.
+        relu, residual: whether the forward pass had them.
+        y: the output; kept only with relu and a residual, where x alone does not tell what the ReLU cut.
+        training: whether mean and invstd came from the batch.
+        channel_axis: as it was given.
+    """
+
+    mean: NDArray[Any]
+    invstd: NDArray[Any]
+    beta: NDArray[Any] | None
+    relu: bool
+    residual: bool
+    y: NDArray[Any] | None
+    training: bool
+    channel_axis: int
+
+
+class Update(NamedTuple):
+    """An optimizer update: the names of its states, its hyperparameters and their defaults, and the bytes that a step
+    moves for a float32 parameter."""
+
+    name: str
+    states: tuple[str, ...]
+    hyperparameters: dict[str, float | bool]
+    bytes_per_parameter: int

@@ -1,0 +1,95 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onepass._update_steps import gradient, update_step
+from onepass.optim.optimizer import Array, Optimizer
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan and Singer, JMLR 2011)::
+
+        g = grad + weight_decay p
+        s = s + g^2
+        p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: learning rate.
+        lr_decay: slows it down over the steps.
+        weight_decay: coupled (L2) decay.
+        initial_accumulator_value: what s starts with.
+        eps: outside the square root. (Keras: inside.)
+        maximize: follow the gradient.
+        max_norm: see :class:`Optimizer`.
+
+    Defaults and formulas are those of torch.optim.Adagrad. 20 bytes for each float32 parameter.
+
+    >>> import numpy as np
+    >>> p = np.array([1.0])
+    >>> _ = Adagrad([p], lr=0.5).step([np.array([4.0])])
+    >>> p.round(6).tolist()
+    [0.5]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Array] | Iterable[Mapping[str, Any]],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        maximize: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
+        if not initial_accumulator_value >= 0:
+            raise ValueError(
+                f"initial_accumulator_value: expected a number >= 0, got {initial_accumulator_value!r}"
+            )
+        self._initial = initial_accumulator_value
+        super().__init__(
+            params,
+            {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize},
+            max_norm,
+        )
+
+    def update_name(self) -> str:
+        return "adagrad"
+
+    def check_options(self, group: Mapping[str, Any]) -> None:
+        super().check_options(group)
+        if not group["lr_decay"] >= 0:
+            raise ValueError(f"lr_decay: expected a number >= 0, got {group['lr_decay']!r}")
+
+    def initial_states(self, i: int, param: Array) -> tuple[Array, ...]:
+        (state_sum,) = super().initial_states(i, param)
+        state_sum[...] = self._initial
+        return (state_sum,)
+
+
+@update_step("adagrad")
+def adagrad(
+    param: NDArray[Any],
+    grad: NDArray[Any],
+    state_sum: NDArray[Any],
+    *,
+    step: int,
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-10,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+) -> None:
+    t = param.dtype.type
+    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    state_sum[...] = state_sum + g * g
+    rate = t(lr / (1 + (step - 1) * lr_decay))
+    param[...] = param - rate * g / (np.sqrt(state_sum) + t(eps))

@@ -1,0 +1,221 @@
+"""What all optimizers share: parameter groups, states, one step, saving and loading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onepass import _core
+from onepass.kernels import UPDATES, global_norm
+
+Array = NDArray[Any]
+
+
+class StepInfo(NamedTuple):
+    """What a step tells.
+
+    Attributes:
+        grad_norm: the global norm of the unscaled gradients before clipping; None without ``max_norm``.
+        skipped: True if that norm was not finite; then nothing has changed, the step count included.
+    """
+
+    grad_norm: float | None
+    skipped: bool
+
+
+class Optimizer:
+    """Base of the optimizers. A subclass names its update and says how its options become hyperparameters.
+
+    Args:
+        params: arrays to update in place (float32 or float64, any strides), or dictionaries
+            ``{"params": [...], "lr": ...}``: groups with options of their own.
+        defaults: the options of groups that do not say otherwise.
+        max_norm: gradients are scaled down so that their global norm is at most this; None: no clipping.
+
+    Attributes:
+        param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
+    """
+
+    fixed_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that choose the update and its states: one value for all groups, never assigned later."""
+
+    def __init__(
+        self,
+        params: Iterable[Array] | Iterable[Mapping[str, Any]],
+        defaults: Mapping[str, Any],
+        max_norm: float | None = None,
+    ) -> None:
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
+        self.max_norm = max_norm
+        self.param_groups = _make_groups(params, defaults)
+        for group in self.param_groups:
+            for name in self.fixed_options:
+                if group[name] != defaults[name]:
+                    raise ValueError(f"{name}: is one for all parameter groups, got {group[name]!r}")
+            self.check_options(group)
+        self.update = UPDATES[self.update_name()]
+        self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
+        for i, p in enumerate(self._params):
+            _check_param(i, p)
+        self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
+        self._steps = [0] * len(self._params)
+        self._states = [self.initial_states(i, p) for i, p in enumerate(self._params)]
+        self._plan = _core.Plan(self.update.name, self._params, self._states)
+        self._plan_groups = [0] * len(self._params)
+
+    # ---- what a subclass says
+
+    def update_name(self) -> str:
+        """The entry of ``kernels.UPDATES`` that these options ask for."""
+        raise NotImplementedError
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The update's hyperparameters of a group, in the registry's order."""
+        return tuple([group[name] for name in self.update.hyperparameters])
+
+    def check_options(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for an option out of its range."""
+        for name in ("lr", "weight_decay", "eps"):
+            if name in group and not (group[name] >= 0 and math.isfinite(group[name])):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {group[name]!r}")
+
+    def initial_states(self, i: int, param: Array) -> tuple[Array, ...]:
+        """The states of parameter i before the first step: zeros in the parameter's own order."""
+        return tuple([_zeros_like(param) for _ in self.update.states])
+
+    # ---- what a user calls
+
+    def step(self, grads: Sequence[Array | None], grad_scale: float = 1.0) -> StepInfo:
+        """Update all parameters in one native call.
+
+        Args:
+            grads: one gradient for each parameter, in the order of ``param_groups``; None leaves a parameter, its
+                states and its step count alone.
+            grad_scale: what the loss was multiplied by: gradients are divided by it.
+
+        Raises:
+            TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written.
+                Nothing has changed then.
+        """
+        grads = list(grads)
+        scale = 1.0 / grad_scale
+        norm = None
+        if self.max_norm is not None:
+            norm = global_norm([g for g in grads if g is not None]) * abs(scale)
+            if not math.isfinite(norm):
+                return StepInfo(norm, True)
+            if norm > self.max_norm:
+                scale *= self.max_norm / norm
+        steps = [n if g is None else n + 1 for n, g in zip(self._steps, grads, strict=False)]
+        self._plan.step(grads, self._hyper_groups(steps, scale))
+        self._steps = steps
+        return StepInfo(norm, False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters: update, options, step counts and states (the arrays themselves, not copies)."""
+        index = iter(range(len(self._params)))
+        return {
+            "update": self.update.name,
+            "param_groups": [
+                {**group, "params": [next(index) for _ in group["params"]]} for group in self.param_groups
+            ],
+            "state": {
+                i: {"step": self._steps[i], **dict(zip(self.update.states, states, strict=True))}
+                for i, states in enumerate(self._states)
+            },
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy options, step counts and states in; the next step then gives the bits that it would have given.
+
+        Raises:
+            ValueError: it is of another update, or its groups, shapes or types differ. Nothing has changed then.
+        """
+        if state_dict.get("update") != self.update.name:
+            raise ValueError(
+                f"state_dict: is of update {state_dict.get('update')!r}, this optimizer's is {self.update.name!r}"
+            )
+        groups = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in groups]
+        expected = [len(group["params"]) for group in self.param_groups]
+        if sizes != expected:
+            raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
+        loaded = []
+        for i, (param, own) in enumerate(zip(self._params, self._states, strict=True)):
+            entry = state_dict["state"][i]
+            for name, array in zip(self.update.states, own, strict=True):
+                given = np.asarray(entry[name])
+                if given.shape != param.shape or given.dtype != array.dtype:
+                    raise ValueError(
+                        f"state_dict: {name} of parameter {i} is {given.dtype} {given.shape}, "
+                        f"expected {array.dtype} {param.shape}"
+                    )
+                loaded.append((array, given))
+        for array, given in loaded:
+            array[...] = given
+        self._steps = [int(state_dict["state"][i]["step"]) for i in range(len(self._params))]
+        for own_group, group in zip(self.param_groups, groups, strict=True):
+            own_group.update({name: value for name, value in group.items() if name != "params"})
+
+    # ---- inside
+
+    def _hyper_groups(self, steps: list[int], scale: float) -> list[tuple[Any, ...]]:
+        # parameters share hyperparameters where group and step count agree: nearly always one tuple a group
+        keys: dict[tuple[int, int], int] = {}
+        plan_groups = [
+            keys.setdefault((group, max(step, 1)), len(keys))
+            for group, step in zip(self._group_of, steps, strict=False)
+        ]
+        if plan_groups != self._plan_groups:
+            self._plan.set_groups(plan_groups)
+            self._plan_groups = plan_groups
+        result = []
+        for group_index, step in keys:
+            group = self.param_groups[group_index]
+            result.append((step, scale, group["maximize"], *self.hyperparameters(group)))
+        return result
+
+    def __repr__(self) -> str:
+        groups = "; ".join(
+            ", ".join(f"{name}={value!r}" for name, value in group.items() if name != "params")
+            for group in self.param_groups
+        )
+        return f"{type(self).__name__}({len(self._params)} parameters; {groups})"
+
+
+def _make_groups(
+    params: Iterable[Array] | Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    if isinstance(params, (np.ndarray, Mapping)):
+        raise TypeError("params: expected a sequence of arrays or of groups, got a single one; put it into a list")
+    given = list(params)
+    if not given:
+        raise ValueError("params: is empty")
+    groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+    result = []
+    for group in groups:
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError("params: expected all arrays, or all dictionaries with a 'params' entry")
+        unknown = sorted(set(group) - set(defaults) - {"params"})
+        if unknown:
+            raise ValueError(f"params: unknown option {unknown[0]!r}; known are {', '.join(defaults)}")
+        own = group["params"]
+        result.append({**defaults, **group, "params": [own] if isinstance(own, np.ndarray) else list(own)})
+    return result
+
+
+def _check_param(i: int, param: object) -> None:
+    if not isinstance(param, np.ndarray):
+        raise TypeError(f"params[{i}]: expected a NumPy array, got {type(param).__name__}")
+    if param.dtype not in (np.float32, np.float64):
+        raise TypeError(f"params[{i}]: expected float32 or float64, got {param.dtype}")
+
+
+def _zeros_like(param: Array) -> Array:
+    # the parameter's own order of axes, without the gaps of a view, so that all streams are dense where they can be
+    return np.zeros_like(param, order="K", subok=False)

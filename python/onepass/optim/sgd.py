@@ -1,0 +1,112 @@
+"""Stochastic gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onepass._update_steps import gradient, update_step
+from onepass.optim.optimizer import Array, Optimizer
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent (Robbins and Monro 1951; momentum: Polyak 1964, Nesterov's form: Sutskever 2013)::
+
+        g = grad + weight_decay p
+        b = momentum b + (1 - dampening) g        (b = g in the first step)
+        p = p - lr b                              (nesterov: p - lr (g + momentum b))
+
+    Args:
+        params: see :class:`Optimizer`.
+        lr: learning rate.
+        momentum: 0 keeps no state and moves 12 bytes for each float32 parameter; otherwise 20.
+        dampening: part of the gradient that does not enter the momentum buffer.
+        weight_decay: coupled (L2) decay.
+        nesterov: needs momentum and no dampening.
+        maximize: follow the gradient.
+        max_norm: see :class:`Optimizer`.
+
+    Defaults and formulas are those of torch.optim.SGD.
+
+    >>> import numpy as np
+    >>> p = np.array([1.0])
+    >>> optimizer = SGD([p], lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     _ = optimizer.step([np.array([1.0])])
+    >>> p.round(3).tolist()
+    [0.71]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Array] | Iterable[Mapping[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+            },
+            max_norm,
+        )
+
+    def update_name(self) -> str:
+        return "sgd_momentum" if any(group["momentum"] != 0 for group in self.param_groups) else "sgd"
+
+    def check_options(self, group: Mapping[str, Any]) -> None:
+        super().check_options(group)
+        if not group["momentum"] >= 0:
+            raise ValueError(f"momentum: expected a number >= 0, got {group['momentum']!r}")
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError("nesterov: needs momentum and no dampening")
+
+
+@update_step("sgd")
+def sgd(
+    param: NDArray[Any],
+    grad: NDArray[Any],
+    *,
+    step: int,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+) -> None:
+    t = param.dtype.type
+    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    param[...] = param - t(lr) * g
+
+
+@update_step("sgd_momentum")
+def sgd_momentum(
+    param: NDArray[Any],
+    grad: NDArray[Any],
+    momentum_buffer: NDArray[Any],
+    *,
+    step: int,
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+) -> None:
+    t = param.dtype.type
+    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    b = g if step == 1 else t(momentum) * momentum_buffer + t(1 - dampening) * g
+    momentum_buffer[...] = b
+    param[...] = param - t(lr) * (g + t(momentum) * b if nesterov else b)
