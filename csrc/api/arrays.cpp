@@ -183,8 +183,10 @@ onepass_status check_float(const char* name, const onepass_array* a) {
 
 onepass_status check_contiguous(const char* name, const onepass_array& a) {
   if (!is_contiguous(a))
-    return fail(ONEPASS_INVALID_LAYOUT, "%s: expected a C-contiguous array, got strides that leave gaps or another order;"
-                " copy it with numpy.ascontiguousarray first", name);
+    return fail(ONEPASS_INVALID_LAYOUT,
+                "%s: expected a C-contiguous array, got strides that leave gaps or another order;"
+                " copy it with numpy.ascontiguousarray first",
+                name);
   return ONEPASS_OK;
 }
 

@@ -30,8 +30,8 @@ Extent extent(const onepass_array& a);
 // Do any two elements share a byte? Exact for every pair of views.
 bool overlap(const onepass_array& a, const onepass_array& b);
 bool overlaps_itself(const onepass_array& a);
-std::string shape_text(const onepass_array& a);     // "(3, 4)"
-std::string describe(const onepass_array& a);       // "float32 (3, 4)"
+std::string shape_text(const onepass_array& a);                     // "(3, 4)"
+std::string describe(const onepass_array& a);                       // "float32 (3, 4)"
 std::string index_text(const onepass_array& a, std::int64_t flat);  // "[1, 2]" of the flat C-order index
 
 // Checks, each naming the argument. ONEPASS_OK or the failure.
@@ -45,8 +45,8 @@ onepass_status check_apart(const char* name, const onepass_array* a, const char*
 onepass_status check_in_place(const char* name, const onepass_array& a, const char* other_name, const onepass_array& b);
 onepass_status check_threads(std::int32_t threads);
 
-#define ONEPASS_TRY(expression)                                              \
-  do {                                                                       \
+#define ONEPASS_TRY(expression)                                                             \
+  do {                                                                                      \
     if (const onepass_status status_ = (expression); status_ != ONEPASS_OK) return status_; \
   } while (false)
 

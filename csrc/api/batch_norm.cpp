@@ -11,10 +11,10 @@
 namespace onepass::api {
 namespace {
 
-constexpr std::int64_t kShortRun = 16;          // inner lengths below it are handled as columns
-constexpr std::int64_t kRunBlock = 2048;        // elements of a block of runs: first-level cache, with its partner
-constexpr std::int64_t kTile = 512;             // columns of a tile
-constexpr std::int64_t kTileBlock = 8192;       // elements of a block of rows of a tile
+constexpr std::int64_t kShortRun = 16;            // inner lengths below it are handled as columns
+constexpr std::int64_t kRunBlock = 2048;          // elements of a block of runs: first-level cache, with its partner
+constexpr std::int64_t kTile = 512;               // columns of a tile
+constexpr std::int64_t kTileBlock = 8192;         // elements of a block of rows of a tile
 constexpr std::int64_t kGroupElements = 1 << 16;  // elements whose partial sums are merged before they meet others
 
 struct Shape {
@@ -243,7 +243,7 @@ template <typename T>
 struct Backward {
   const KernelTable& table;
   Shape shape;
-  const T *dy, *x, *y, *gamma, *beta;
+  const T *dy, *x, *y, *gamma, *beta;  // y: x where it is not needed
   const double *mean, *invstd;
   T *dx, *dgamma, *dbeta, *dresidual;
   Mask mask;
@@ -255,7 +255,6 @@ struct Backward {
   int team(std::int64_t tasks) const {
     return runtime::team_size(threads, tasks, 5 * shape.elements() * static_cast<std::int64_t>(sizeof(T)));
   }
-  const T* y_at(std::int64_t at) const { return y ? y + at : nullptr; }
   T* dresidual_at(std::int64_t at) const { return dresidual ? dresidual + at : nullptr; }
 
   void start(std::int64_t c) {
@@ -282,13 +281,13 @@ struct Backward {
 
   void sums_block(const RunBlocks& blocks, std::int64_t c, std::int64_t b, double* sum_dy, double* sum_dyx) {
     blocks.block(c, b, [&](std::int64_t at, std::int64_t rows, std::int64_t n) {
-      kernels().gradient_run(dy + at, x + at, y_at(at), mask, channels.scale(c), rows, n, blocks.stride(), sum_dy,
+      kernels().gradient_run(dy + at, x + at, y + at, mask, channels.scale(c), rows, n, blocks.stride(), sum_dy,
                              sum_dyx);
     });
   }
   void dx_block(const RunBlocks& blocks, std::int64_t c, std::int64_t b) {
     blocks.block(c, b, [&](std::int64_t at, std::int64_t rows, std::int64_t n) {
-      kernels().dx_run(dy + at, x + at, y_at(at), mask, channels.scale(c), channels.slope(c), dx + at, dresidual_at(at),
+      kernels().dx_run(dy + at, x + at, y + at, mask, channels.scale(c), channels.slope(c), dx + at, dresidual_at(at),
                        rows, n, blocks.stride());
     });
   }
@@ -351,7 +350,7 @@ struct Backward {
         const std::int64_t start_row = group * t.group_rows, last = std::min(start_row + t.group_rows, t.rows);
         for (std::int64_t row = start_row; row < last; row += t.block_rows) {
           const std::int64_t at = row * t.width + column;
-          kernels().gradient_columns(dy + at, x + at, y_at(at), mask, channels.scale(column),
+          kernels().gradient_columns(dy + at, x + at, y + at, mask, channels.scale(column),
                                      std::min(t.block_rows, last - row), columns, t.width, block_first, block_second);
           for (std::int64_t c = 0; c < columns; ++c) {
             group_first[c] += block_first[c];
@@ -373,7 +372,7 @@ struct Backward {
     });
     runtime::parallel(team(t.rows), t.rows, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t at = begin * t.width;
-      kernels().dx_columns(dy + at, x + at, y_at(at), mask, channels.scale(0), channels.slope(0), dx + at,
+      kernels().dx_columns(dy + at, x + at, y + at, mask, channels.scale(0), channels.slope(0), dx + at,
                            dresidual_at(at), end - begin, t.width);
     });
   }
@@ -451,10 +450,20 @@ onepass_status onepass_batch_norm(const onepass_array* x, const onepass_array* g
     }
     return with_float(x->dtype, [&](auto zero) {
       using T = decltype(zero);
-      Forward<T> forward{*table, shape, data<const T>(x), data<const T>(gamma), data<const T>(beta),
-                         data<const T>(residual), data<T>(running_mean), data<T>(running_var), data<T>(out), mean,
-                         invstd, *options,
-                         Channels<T>(shape.by_run() ? shape.channels : shape.channels * shape.inner, 4), threads};
+      Forward<T> forward{*table,
+                         shape,
+                         data<const T>(x),
+                         data<const T>(gamma),
+                         data<const T>(beta),
+                         data<const T>(residual),
+                         data<T>(running_mean),
+                         data<T>(running_var),
+                         data<T>(out),
+                         mean,
+                         invstd,
+                         *options,
+                         Channels<T>(shape.by_run() ? shape.channels : shape.channels * shape.inner, 4),
+                         threads};
       shape.by_run() ? forward.by_run() : forward.by_column();
       return ONEPASS_OK;
     });
@@ -501,10 +510,23 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
     const Mask mask = !options->relu ? Mask::none : present(y) ? Mask::from_y : Mask::from_x;
     return with_float(x->dtype, [&](auto zero) {
       using T = decltype(zero);
-      Backward<T> backward{*table, shape, data<const T>(dy), data<const T>(x), data<const T>(y), data<const T>(gamma),
-                           data<const T>(beta), mean, invstd, data<T>(dx), data<T>(dgamma), data<T>(dbeta),
-                           data<T>(dresidual), mask, options->training != 0,
-                           Channels<T>(shape.by_run() ? shape.channels : shape.channels * shape.inner, 6), threads};
+      Backward<T> backward{*table,
+                           shape,
+                           data<const T>(dy),
+                           data<const T>(x),
+                           data<const T>(y),
+                           data<const T>(gamma),
+                           data<const T>(beta),
+                           mean,
+                           invstd,
+                           data<T>(dx),
+                           data<T>(dgamma),
+                           data<T>(dbeta),
+                           data<T>(dresidual),
+                           mask,
+                           options->training != 0,
+                           Channels<T>(shape.by_run() ? shape.channels : shape.channels * shape.inner, 6),
+                           threads};
       shape.by_run() ? backward.by_run() : backward.by_column();
       return ONEPASS_OK;
     });

@@ -38,8 +38,10 @@ onepass_status check_matrix(const char* name, const onepass_array* a, std::int64
   const std::int64_t item = itemsize(a->dtype);
   m = {a, a->shape[0], a->shape[1], a->shape[0] == 1 ? a->shape[1] : stride(*a, 0) / item};
   if ((m.columns > 1 && stride(*a, 1) != item) || m.stride < m.columns)
-    return fail(ONEPASS_INVALID_LAYOUT, "%s: expected rows without gaps between their elements; copy it with"
-                " numpy.ascontiguousarray first", name);
+    return fail(ONEPASS_INVALID_LAYOUT,
+                "%s: expected rows without gaps between their elements; copy it with"
+                " numpy.ascontiguousarray first",
+                name);
   if (m.rows > INT_MAX || m.stride > INT_MAX)
     return fail(ONEPASS_INVALID_SHAPE, "%s: %s is too large for BLAS", name, shape_text(*a).c_str());
   return ONEPASS_OK;
@@ -51,8 +53,13 @@ template <typename T>
 class Product {
  public:
   Product(Matrix a, bool transpose_a, Matrix b, bool transpose_b, Matrix c)
-      : a_(a), b_(b), c_(c), transpose_a_(transpose_a), transpose_b_(transpose_b),
-        inner_(transpose_a ? a.rows : a.columns), by_rows_(c.rows >= c.columns) {
+      : a_(a),
+        b_(b),
+        c_(c),
+        transpose_a_(transpose_a),
+        transpose_b_(transpose_b),
+        inner_(transpose_a ? a.rows : a.columns),
+        by_rows_(c.rows >= c.columns) {
     constexpr std::int64_t kPieceFlops = 1 << 18, kMostPieces = 16, kShortest = 8;
     const std::int64_t side = by_rows_ ? c.rows : c.columns;
     pieces_ = std::clamp<std::int64_t>(std::min(flops() / kPieceFlops, side / kShortest), 1, kMostPieces);
@@ -113,9 +120,8 @@ using namespace onepass;
 using namespace onepass::api;
 
 onepass_status onepass_set_blas(const onepass_blas* blas) {
-  return guarded([&] {
-    return blas == nullptr ? fail(ONEPASS_INVALID_VALUE, "blas: is null") : runtime::set_blas(*blas);
-  });
+  return guarded(
+      [&] { return blas == nullptr ? fail(ONEPASS_INVALID_VALUE, "blas: is null") : runtime::set_blas(*blas); });
 }
 
 onepass_status onepass_linear(const onepass_array* x, const onepass_array* weight, const onepass_array* bias,
@@ -138,15 +144,15 @@ onepass_status onepass_linear(const onepass_array* x, const onepass_array* weigh
       const T* b = present(bias) ? static_cast<const T*>(bias->data) : nullptr;
       const Product<T> product(mx, false, mw, true, my);
       const runtime::SerialBlas serial;
-      runtime::parallel(
-          runtime::team_size(threads, product.pieces(), product.flops() / runtime::kFlopsPerByte), product.pieces(),
-          [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t i = begin; i < end; ++i)
-              product.run(i, [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-                table->kernels<T>().bias_relu(my.at<T>(row, column), b ? b + column : nullptr, relu != 0, rows, columns,
-                                              my.stride);
-              });
-          });
+      runtime::parallel(runtime::team_size(threads, product.pieces(), product.flops() / runtime::kFlopsPerByte),
+                        product.pieces(), [&](std::int64_t begin, std::int64_t end) {
+                          for (std::int64_t i = begin; i < end; ++i)
+                            product.run(
+                                i, [&](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+                                  table->kernels<T>().bias_relu(my.at<T>(row, column), b ? b + column : nullptr,
+                                                                relu != 0, rows, columns, my.stride);
+                                });
+                        });
       return ONEPASS_OK;
     });
   });

@@ -32,7 +32,8 @@ onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, s
     ONEPASS_TRY(api::check_threads(threads));
     const std::size_t count = reads + updates + writes;
     if (reads > 2 || updates > 4 || writes > 1 || updates + writes == 0)
-      return api::fail(ONEPASS_INVALID_VALUE, "arrays: expected at most 2 read, 4 updated and 1 written, and one of the"
+      return api::fail(ONEPASS_INVALID_VALUE,
+                       "arrays: expected at most 2 read, 4 updated and 1 written, and one of the"
                        " latter two at least");
     float* data[7];
     std::int64_t n = 0;

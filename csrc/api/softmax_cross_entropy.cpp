@@ -39,7 +39,8 @@ onepass_status check_targets(const onepass_array* targets, const onepass_array& 
     if (i != 1) expected.push_back(logits.shape[i]);
   const onepass_array model = {nullptr, expected.data(), nullptr, logits.ndim - 1, targets->dtype};
   if (!same_shape(*targets, model))
-    return fail(ONEPASS_INVALID_SHAPE, "targets: expected class indices of shape %s or probabilities of shape %s, got %s",
+    return fail(ONEPASS_INVALID_SHAPE,
+                "targets: expected class indices of shape %s or probabilities of shape %s, got %s",
                 shape_text(model).c_str(), shape_text(logits).c_str(), shape_text(*targets).c_str());
   return ONEPASS_OK;
 }
@@ -155,8 +156,7 @@ onepass_status along_axis(const onepass_array* x, std::int32_t axis, const onepa
     return fail(ONEPASS_INVALID_VALUE, "axis: %d is out of range for %s", axis, describe(*x).c_str());
   if (axis < 0) axis += x->ndim;
   ONEPASS_TRY(check_like("out", out, "x", *x));
-  if (elements(*x) == 0)
-    return fail(ONEPASS_INVALID_SHAPE, "x: is empty, shape %s", shape_text(*x).c_str());
+  if (elements(*x) == 0) return fail(ONEPASS_INVALID_SHAPE, "x: is empty, shape %s", shape_text(*x).c_str());
   if (overlaps_itself(*out)) return fail(ONEPASS_OVERLAP, "out: several of its elements share memory; pass a copy");
   ONEPASS_TRY(check_in_place("out", *out, "x", *x));
   return with_float(x->dtype, [&](auto zero) {
@@ -184,23 +184,25 @@ using namespace onepass;
 using namespace onepass::api;
 
 onepass_status onepass_softmax_cross_entropy(const onepass_array* logits, const onepass_array* targets,
-                                             const onepass_array* weight,
-                                             const onepass_cross_entropy_options* options, const onepass_array* loss,
-                                             double* total, const onepass_array* grad, int32_t threads) {
+                                             const onepass_array* weight, const onepass_cross_entropy_options* options,
+                                             const onepass_array* loss, double* total, const onepass_array* grad,
+                                             int32_t threads) {
   return guarded([&]() -> onepass_status {
     const KernelTable* table = runtime::kernels();
     if (table == nullptr) return ONEPASS_UNAVAILABLE;
     ONEPASS_TRY(check_threads(threads));
     ONEPASS_TRY(check_float("logits", logits));
     if (logits->ndim < 2)
-      return fail(ONEPASS_INVALID_SHAPE, "logits: expected (N, C) or (N, C, d1, ...), got %s", describe(*logits).c_str());
+      return fail(ONEPASS_INVALID_SHAPE, "logits: expected (N, C) or (N, C, d1, ...), got %s",
+                  describe(*logits).c_str());
     if (elements(*logits) == 0)
       return fail(ONEPASS_INVALID_SHAPE, "logits: is empty, shape %s", shape_text(*logits).c_str());
     ONEPASS_TRY(check_targets(targets, *logits));
     if (present(weight)) ONEPASS_TRY(check_vector("weight", weight, logits->shape[1], logits->dtype));
     if (options == nullptr) return fail(ONEPASS_INVALID_VALUE, "options: is null");
     if (!(options->label_smoothing >= 0.0 && options->label_smoothing <= 1.0))
-      return fail(ONEPASS_INVALID_VALUE, "label_smoothing: expected a number in [0, 1], got %g", options->label_smoothing);
+      return fail(ONEPASS_INVALID_VALUE, "label_smoothing: expected a number in [0, 1], got %g",
+                  options->label_smoothing);
     if (!(options->z_loss >= 0.0) || !std::isfinite(options->z_loss))
       return fail(ONEPASS_INVALID_VALUE, "z_loss: expected a finite number >= 0, got %g", options->z_loss);
     if (options->reduction < ONEPASS_NONE || options->reduction > ONEPASS_SUM)
@@ -219,7 +221,8 @@ onepass_status onepass_softmax_cross_entropy(const onepass_array* logits, const 
     }
     if (present(grad)) {
       ONEPASS_TRY(check_like("grad", grad, "logits", *logits));
-      if (overlaps_itself(*grad)) return fail(ONEPASS_OVERLAP, "grad: several of its elements share memory; pass a copy");
+      if (overlaps_itself(*grad))
+        return fail(ONEPASS_OVERLAP, "grad: several of its elements share memory; pass a copy");
       ONEPASS_TRY(check_in_place("grad", *grad, "logits", *logits));
       ONEPASS_TRY(check_apart("grad", grad, "targets", targets));
       ONEPASS_TRY(check_apart("grad", grad, "weight", weight));

@@ -21,14 +21,14 @@ namespace {
 #define ONEPASS_STATE(name) #name,
 #define ONEPASS_REAL(name, value) {#name, value, offsetof(Hyper, name), 0},
 #define ONEPASS_FLAG(name) {#name, 0.0, offsetof(Hyper, name), 1},
-#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                       \
-  namespace name##_registry {                                                                    \
-    using Hyper = onepass_##name##_hyper;                                                        \
-    constexpr const char* states[] = {state_names nullptr};                                      \
-    constexpr onepass_field fields[] = {hyperparameters};                                        \
-    onepass_status run(onepass_plan* plan, const void* groups, size_t count, int32_t threads) {  \
-      return onepass_##name(plan, static_cast<const Hyper*>(groups), count, threads);            \
-    }                                                                                            \
+#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                      \
+  namespace name##_registry {                                                                   \
+    using Hyper = onepass_##name##_hyper;                                                       \
+    constexpr const char* states[] = {state_names nullptr};                                     \
+    constexpr onepass_field fields[] = {hyperparameters};                                       \
+    onepass_status run(onepass_plan* plan, const void* groups, size_t count, int32_t threads) { \
+      return onepass_##name(plan, static_cast<const Hyper*>(groups), count, threads);           \
+    }                                                                                           \
   }
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
@@ -37,13 +37,13 @@ namespace {
 #undef ONEPASS_STATE
 
 constexpr onepass_update_info kRegistry[] = {
-#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                            \
-  {#name,                                                                                             \
-   name##_registry::states,                                                                           \
-   std::size(name##_registry::states) - 1,                                                            \
-   name##_registry::fields,                                                                           \
-   std::size(name##_registry::fields),                                                                \
-   sizeof(name##_registry::Hyper),                                                                    \
+#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
+  {#name,                                                  \
+   name##_registry::states,                                \
+   std::size(name##_registry::states) - 1,                 \
+   name##_registry::fields,                                \
+   std::size(name##_registry::fields),                     \
+   sizeof(name##_registry::Hyper),                         \
    name##_registry::run},
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
@@ -200,21 +200,20 @@ void apply_with_gaps(const UpdateKernel& kernel, const void* rule, const Planned
       const std::int64_t n = std::min(kShort, length - done);
       for (int k = 0; k < layout.operands; ++k)
         for (std::int64_t i = 0; i < n; ++i)
-          std::memcpy(buffer[k] + static_cast<std::size_t>(i) * item, base[k] + at[k] + (done + i) * layout.strides[k][inner],
-                      item);
+          std::memcpy(buffer[k] + static_cast<std::size_t>(i) * item,
+                      base[k] + at[k] + (done + i) * layout.strides[k][inner], item);
       kernel.apply(rule, buffer[0], buffer[1], states, n);
       for (int k = 0; k < layout.operands; ++k) {
         if (k == 1) continue;
         for (std::int64_t i = 0; i < n; ++i)
-          std::memcpy(base[k] + at[k] + (done + i) * layout.strides[k][inner], buffer[k] + static_cast<std::size_t>(i) * item,
-                      item);
+          std::memcpy(base[k] + at[k] + (done + i) * layout.strides[k][inner],
+                      buffer[k] + static_cast<std::size_t>(i) * item, item);
       }
     }
   });
 }
 
-void apply(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, std::int64_t begin,
-           std::int64_t end) {
+void apply(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, std::int64_t begin, std::int64_t end) {
   if (!t.layout->dense(t.item)) return apply_with_gaps(kernel, rule, t, begin, end);
   t.layout->walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
     void* states[ONEPASS_MAX_STATES] = {};
@@ -238,15 +237,18 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   const auto hyper = [&](std::size_t g) { return static_cast<const char*>(groups) + g * info.hyper_size; };
   for (std::size_t g = 0; g < group_count; ++g) ONEPASS_TRY(check_hyper(info, hyper(g), g));
   std::int64_t grains = 0;
+  bool occurs[2] = {false, false};  // float, double
   for (const PlannedTensor& t : plan->tensors) {
     if (t.group < 0 || static_cast<std::size_t>(t.group) >= group_count)
       return fail(ONEPASS_INVALID_VALUE, "group: a tensor names group %d, but there are %zu", t.group, group_count);
-    if (t.active) grains += t.grains;
+    if (!t.active) continue;
+    grains += t.grains;
+    occurs[t.item == sizeof(double)] = true;
   }
   plan->rules.resize(std::max(plan->rules.size(), group_count));
   for (std::size_t g = 0; g < group_count; ++g) {
-    table->f32.updates[update].prepare(hyper(g), plan->rules[g][0].data());
-    table->f64.updates[update].prepare(hyper(g), plan->rules[g][1].data());
+    if (occurs[0]) table->f32.updates[update].prepare(hyper(g), plan->rules[g][0].data());
+    if (occurs[1]) table->f64.updates[update].prepare(hyper(g), plan->rules[g][1].data());
   }
   const std::int64_t bytes = grains * kGrainBytes * (3 + 2 * static_cast<std::int64_t>(info.state_count));
   runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
@@ -296,8 +298,8 @@ onepass_status onepass_plan_create(onepass_update update, const onepass_update_t
       const std::string name = tensor_name("param", i, count);
       ONEPASS_TRY(check_float(name.c_str(), &given.param));
       for (std::size_t k = 0; k < info.state_count; ++k) {
-        ONEPASS_TRY(check_like(tensor_name(info.states[k], i, count).c_str(), &given.states[k], name.c_str(),
-                               given.param));
+        ONEPASS_TRY(
+            check_like(tensor_name(info.states[k], i, count).c_str(), &given.states[k], name.c_str(), given.param));
         t.states[k].assign(given.states[k]);
       }
       t.param.assign(given.param);
@@ -330,10 +332,10 @@ onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t grou
 
 void onepass_plan_destroy(onepass_plan* plan) { delete plan; }
 
-#define ONEPASS_UPDATE(name, states, hyperparameters)                                                        \
+#define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
   onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups, size_t group_count, \
-                                int32_t threads) {                                                           \
-    return guarded([&] { return run_update(ONEPASS_UPDATE_##name, plan, groups, group_count, threads); });   \
+                                int32_t threads) {                                                            \
+    return guarded([&] { return run_update(ONEPASS_UPDATE_##name, plan, groups, group_count, threads); });    \
   }
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
@@ -382,7 +384,8 @@ onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, do
           const char* base = static_cast<const char*>(a.data);
           if (flat) {
             for (std::int64_t at = part.begin; at < end; at += kShort)
-              sum += table->kernels<T>().sum_of_squares(reinterpret_cast<const T*>(base) + at, std::min(kShort, end - at));
+              sum +=
+                  table->kernels<T>().sum_of_squares(reinterpret_cast<const T*>(base) + at, std::min(kShort, end - at));
           } else {
             layout.walk(part.begin, end, [&](const std::int64_t* at, std::int64_t length) {
               for (std::int64_t i = 0; i < length; ++i) {

@@ -51,6 +51,6 @@ void register_batch_norm(py::module_& m) {
         });
       },
       py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"), py::arg("invstd"), py::arg("y"),
-      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("dx"), py::arg("dgamma"),
-      py::arg("dbeta"), py::arg("dresidual"), py::arg("threads"));
+      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"),
+      py::arg("dresidual"), py::arg("threads"));
 }

@@ -14,10 +14,9 @@ void register_layers(py::module_& m) {
   m.def(
       "set_blas",
       [](const py::capsule& sgemm, const py::capsule& dgemm, std::uintptr_t set_threads, std::uintptr_t get_threads) {
-        const onepass_blas blas = {from_capsule<decltype(onepass_blas::sgemm)>(sgemm),
-                                   from_capsule<decltype(onepass_blas::dgemm)>(dgemm),
-                                   reinterpret_cast<void (*)(int)>(set_threads),
-                                   reinterpret_cast<int (*)()>(get_threads)};
+        const onepass_blas blas = {
+            from_capsule<decltype(onepass_blas::sgemm)>(sgemm), from_capsule<decltype(onepass_blas::dgemm)>(dgemm),
+            reinterpret_cast<void (*)(int)>(set_threads), reinterpret_cast<int (*)()>(get_threads)};
         raise_if(onepass_set_blas(&blas));
       },
       py::arg("sgemm"), py::arg("dgemm"), py::arg("set_threads"), py::arg("get_threads"));

@@ -12,7 +12,8 @@ void register_library(py::module_& m) {
       levels.append(py::make_tuple(onepass_isa_name(i), onepass_isa_available(i) != 0));
     return levels;
   });
-  m.def("set_threads", [](int threads) { raise_if(onepass_set_threads(threads)); }, py::arg("threads"));
+  m.def(
+      "set_threads", [](int threads) { raise_if(onepass_set_threads(threads)); }, py::arg("threads"));
   m.def("get_threads", [] { return onepass_get_threads(); });
   m.def(
       "stream_limit",

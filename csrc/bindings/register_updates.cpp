@@ -1,8 +1,12 @@
 // The registry and the plan of optimizer updates; global_norm.
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include <pybind11/stl.h>
 
 #include "bindings/arrays.hpp"
 
@@ -18,9 +22,16 @@ onepass_update find_update(const std::string& name) {
 class Plan {
  public:
   // states: for each parameter a sequence of arrays, in the registry's order
-  Plan(const std::string& update, const py::list& params, const py::list& states)
-      : info_(onepass_update_registry(find_update(update))), params_(params), states_(states), grads_(params.size()) {
+  Plan(const std::string& update, const py::list& params, const py::list& states, std::vector<int> group_of)
+      : info_(onepass_update_registry(find_update(update))),
+        params_(params),
+        states_(states),
+        group_of_(std::move(group_of)),
+        steps_(params.size()),
+        grads_(params.size()),
+        row_of_(params.size()) {
     if (states.size() != params.size()) throw py::value_error("states: expected one sequence for each parameter");
+    if (group_of_.size() != params.size()) throw py::value_error("group_of: expected one for each parameter");
     std::vector<onepass_update_tensor> tensors(params.size());
     for (std::size_t i = 0; i < params.size(); ++i) {
       const std::string at = params.size() == 1 ? "" : "[" + std::to_string(i) + "]";
@@ -38,68 +49,113 @@ class Plan {
     plan_.reset(plan);
   }
 
-  // groups: a tuple (step, grad_scale, maximize, *hyperparameters in the registry's order) each
-  void step(const py::list& grads, const py::list& groups, int threads) {
+  // groups: a tuple (maximize, *hyperparameters in the registry's order) for each parameter group. A list that is the
+  // last step's object is not read again.
+  void step(const py::list& grads, const py::list& groups, double grad_scale, int threads) {
     if (grads.size() != grads_.size())
       throw py::value_error("grads: expected " + std::to_string(grads_.size()) + " (one for each parameter), got " +
                             std::to_string(grads.size()));
     for (std::size_t i = 0; i < grads_.size(); ++i) set_grad(i, grads[i]);
-    hyper_.resize(groups.size() * info_->hyper_size);
-    for (std::size_t g = 0; g < groups.size(); ++g) fill(hyper_.data() + g * info_->hyper_size, groups[g]);
-    call([&] { return info_->run(plan_.get(), hyper_.data(), groups.size(), threads); });
+    if (!groups.is(groups_)) {
+      read_groups(groups);
+      groups_ = groups;
+    }
+    select_rows(groups.size(), grad_scale);
+    call([&] { return info_->run(plan_.get(), rows_.data(), row_count_, threads); });
+    for (std::size_t i = 0; i < grads_.size(); ++i) steps_[i] += !grads_[i].object.is_none();
   }
 
-  void set_groups(const std::vector<int>& groups) {
-    for (std::size_t i = 0; i < groups.size(); ++i) raise_if(onepass_plan_set_group(plan_.get(), i, groups[i]));
+  const std::vector<std::int64_t>& steps() const { return steps_; }
+  void set_steps(const std::vector<std::int64_t>& steps) {
+    if (steps.size() != steps_.size()) throw py::value_error("steps: expected one for each parameter");
+    steps_ = steps;
   }
 
  private:
   struct Seen {  // the gradient that the plan knows; the object is kept, so its memory stays
-    py::object object;
+    py::object object = py::none();
     const void* data = nullptr;
+  };
+  struct Common {  // what every hyperparameter struct begins with
+    std::int64_t step;
+    double grad_scale;
+    std::int32_t maximize;
   };
 
   void set_grad(std::size_t i, py::handle grad) {
     Seen& seen = grads_[i];
-    if (seen.object.ptr() == grad.ptr()) {
-      if (grad.is_none() || py::reinterpret_borrow<py::array>(grad).data() == seen.data) return;
-    }
+    if (seen.object.ptr() == grad.ptr() &&
+        (grad.is_none() || py::reinterpret_borrow<py::array>(grad).data() == seen.data))
+      return;
     const std::string name = grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
     const onepass_array view = readable(name.c_str(), grad);
     raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
     seen = {py::reinterpret_borrow<py::object>(grad), view.data};
   }
 
-  void fill(char* hyper, py::handle given) const {
-    const auto values = py::cast<py::tuple>(given);
-    if (values.size() != 3 + info_->field_count) throw py::value_error("groups: wrong number of hyperparameters");
-    struct {
-      std::int64_t step;
-      double grad_scale;
-      std::int32_t maximize;
-    } common = {values[0].cast<std::int64_t>(), values[1].cast<double>(), values[2].cast<bool>()};
-    std::memset(hyper, 0, info_->hyper_size);
-    std::memcpy(hyper, &common, offsetof_maximize() + sizeof(common.maximize));
-    for (std::size_t i = 0; i < info_->field_count; ++i) {
-      const onepass_field& field = info_->fields[i];
-      if (field.flag != 0) {
-        const std::int32_t value = values[3 + i].cast<bool>();
-        std::memcpy(hyper + field.offset, &value, sizeof(value));
-      } else {
-        const double value = values[3 + i].cast<double>();
-        std::memcpy(hyper + field.offset, &value, sizeof(value));
+  void read_groups(const py::list& groups) {
+    hyper_.assign(groups.size() * info_->hyper_size, 0);
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      char* hyper = hyper_.data() + g * info_->hyper_size;
+      const auto values = py::cast<py::tuple>(groups[g]);
+      if (values.size() != 1 + info_->field_count) throw py::value_error("groups: wrong number of hyperparameters");
+      const Common common = {0, 1.0, values[0].cast<bool>()};
+      std::memcpy(hyper, &common, offsetof(Common, maximize) + sizeof(common.maximize));
+      for (std::size_t i = 0; i < info_->field_count; ++i) {
+        const onepass_field& field = info_->fields[i];
+        if (field.flag != 0) {
+          const std::int32_t value = values[1 + i].cast<bool>();
+          std::memcpy(hyper + field.offset, &value, sizeof(value));
+        } else {
+          const double value = values[1 + i].cast<double>();
+          std::memcpy(hyper + field.offset, &value, sizeof(value));
+        }
       }
     }
   }
-  static constexpr std::size_t offsetof_maximize() { return sizeof(std::int64_t) + sizeof(double); }
+
+  // One row of hyperparameters for each pair of group and step count that occurs: nearly always one a group.
+  void select_rows(std::size_t group_count, double grad_scale) {
+    std::vector<std::pair<int, std::int64_t>>& keys = keys_;
+    keys.clear();
+    for (std::size_t i = 0; i < grads_.size(); ++i) {
+      if (grads_[i].object.is_none()) continue;
+      const std::pair<int, std::int64_t> key = {group_of_[i], steps_[i] + 1};
+      if (static_cast<std::size_t>(key.first) >= group_count) throw py::value_error("groups: too few");
+      std::size_t row = keys.size();
+      while (row > 0 && keys[row - 1] != key) --row;
+      if (row == 0) {
+        keys.push_back(key);
+        row = keys.size();
+      }
+      if (row_of_[i] != static_cast<int>(row) - 1) {
+        row_of_[i] = static_cast<int>(row) - 1;
+        raise_if(onepass_plan_set_group(plan_.get(), i, row_of_[i]));
+      }
+    }
+    row_count_ = keys.size();
+    rows_.resize(row_count_ * info_->hyper_size);
+    for (std::size_t row = 0; row < row_count_; ++row) {
+      char* to = rows_.data() + row * info_->hyper_size;
+      std::memcpy(to, hyper_.data() + static_cast<std::size_t>(keys[row].first) * info_->hyper_size, info_->hyper_size);
+      std::memcpy(to + offsetof(Common, step), &keys[row].second, sizeof(std::int64_t));
+      std::memcpy(to + offsetof(Common, grad_scale), &grad_scale, sizeof(double));
+    }
+  }
 
   struct Destroy {
     void operator()(onepass_plan* plan) const { onepass_plan_destroy(plan); }
   };
   const onepass_update_info* info_;
-  py::list params_, states_;
+  py::list params_, states_, groups_;
+  std::vector<int> group_of_;        // of each parameter
+  std::vector<std::int64_t> steps_;  // made so far
   std::vector<Seen> grads_;
-  std::vector<char> hyper_;
+  std::vector<char> hyper_;  // (groups) structs without step and grad_scale
+  std::vector<std::pair<int, std::int64_t>> keys_;
+  std::vector<char> rows_;   // (row_count_) structs as the step takes them
+  std::vector<int> row_of_;  // of each parameter
+  std::size_t row_count_ = 0;
   std::unique_ptr<onepass_plan, Destroy> plan_;
 };
 
@@ -126,10 +182,10 @@ py::list registry() {
 void register_updates(py::module_& m) {
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
-      .def(py::init<const std::string&, const py::list&, const py::list&>(), py::arg("update"), py::arg("params"),
-           py::arg("states"))
-      .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("threads") = 0)
-      .def("set_groups", &Plan::set_groups, py::arg("groups"));
+      .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>>(), py::arg("update"),
+           py::arg("params"), py::arg("states"), py::arg("group_of"))
+      .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("threads"))
+      .def_property("steps", &Plan::steps, &Plan::set_steps);
   m.def(
       "global_norm",
       [](const py::list& arrays, int threads) {

@@ -18,24 +18,38 @@ using onepass::Mask;
 
 constexpr std::int64_t kColumnTile = 512;  // columns whose accumulators live on the stack
 
+// The last, short group of every run goes into lanes of its own, which join the others at the end.
 template <typename T>
 void moments_run(const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride, double* mean, double* m2) {
   const double count = static_cast<double>(rows * n);
+  const std::int64_t whole = n - n % kLanes;
   Lanes<T> sum = Lanes<T>::all(T(0));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for_groups(n, [&](std::int64_t j, std::int64_t c) { sum = sum + load_group(x + r * stride + j, c); });
-  const T near = static_cast<T>(sum.sum() / count);
+  T rest[kLanes] = {};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* run = x + r * stride;
+    for (std::int64_t j = 0; j < whole; j += kLanes) sum = sum + Lanes<T>::load(run + j);
+    for (std::int64_t l = 0; l < n - whole; ++l) rest[l] += run[whole + l];
+  }
+  const T near = static_cast<T>((sum + Lanes<T>::load(rest)).sum() / count);
   const Lanes<T> shift = Lanes<T>::all(near);
   Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for_groups(n, [&](std::int64_t j, std::int64_t c) {
-      const Lanes<T> d = load_group(x + r * stride + j, c, near) - shift;
+  T rest_first[kLanes] = {}, rest_second[kLanes] = {};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* run = x + r * stride;
+    for (std::int64_t j = 0; j < whole; j += kLanes) {
+      const Lanes<T> d = Lanes<T>::load(run + j) - shift;
       first = first + d;
       second = second + d * d;
-    });
-  const double offset = first.sum();
+    }
+    for (std::int64_t l = 0; l < n - whole; ++l) {
+      const T d = run[whole + l] - near;
+      rest_first[l] += d;
+      rest_second[l] += d * d;
+    }
+  }
+  const double offset = (first + Lanes<T>::load(rest_first)).sum();
   *mean = static_cast<double>(near) + offset / count;
-  *m2 = second.sum() - offset * offset / count;
+  *m2 = (second + Lanes<T>::load(rest_second)).sum() - offset * offset / count;
 }
 
 // (rows, columns), rows stride apart; rows are taken four at a time to spare the accumulators' traffic.
@@ -50,8 +64,7 @@ void moments_columns(const T* x, std::int64_t rows, std::int64_t columns, std::i
     std::int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
       const T* __restrict a = base + r * stride;
-      for (std::int64_t c = 0; c < n; ++c)
-        near[c] += (a[c] + a[c + stride]) + (a[c + 2 * stride] + a[c + 3 * stride]);
+      for (std::int64_t c = 0; c < n; ++c) near[c] += (a[c] + a[c + stride]) + (a[c + 2 * stride] + a[c + 3 * stride]);
     }
     for (; r < rows; ++r)
       for (std::int64_t c = 0; c < n; ++c) near[c] += base[r * stride + c];
@@ -128,7 +141,7 @@ void normalize_columns(const T* x, const T* residual, T* y, bool relu, const Cha
   const auto run = [&](auto add, auto clip) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * columns;
-ONEPASS_INDEPENDENT
+      ONEPASS_INDEPENDENT
       for (std::int64_t c = 0; c < columns; ++c) {
         T v = normalized(x[at + c], high[c], low[c], scale[c], shift[c]);
         if constexpr (add) v = v + residual[at + c];
@@ -142,30 +155,56 @@ ONEPASS_INDEPENDENT
   residual ? (relu ? run(yes, yes) : run(yes, no)) : (relu ? run(no, yes) : run(no, no));
 }
 
-// Lane-wise twins of the elementwise code above, for reductions.
-template <typename T>
-inline Lanes<T> masked(Mask mask, const Lanes<T>& dy, const Lanes<T>& centered, const Lanes<T>& scale,
-                       const Lanes<T>& shift, const T* y, std::int64_t count) {
-  if (mask == Mask::none) return dy;
-  return where_positive(mask == Mask::from_x ? centered * scale + shift : load_group(y, count), dy);
+template <Mask mask, typename T>
+inline T masked(T dy, T centered, T scale, T shift, const T* y) {
+  if constexpr (mask == Mask::from_x) return centered * scale + shift > T(0) ? dy : T(0);
+  if constexpr (mask == Mask::from_y) return *y > T(0) ? dy : T(0);
+  return dy;
+}
+template <Mask mask, typename T>
+inline Lanes<T> masked(const Lanes<T>& dy, const Lanes<T>& centered, const Lanes<T>& scale, const Lanes<T>& shift,
+                       const T* y) {
+  if constexpr (mask == Mask::from_x) return where_positive(centered * scale + shift, dy);
+  if constexpr (mask == Mask::from_y) return where_positive(Lanes<T>::load(y), dy);
+  return dy;
+}
+
+template <Mask mask, typename T>
+void gradient_run_masked(const T* dy, const T* x, const T* y, const ChannelScale<T>& channel, std::int64_t rows,
+                         std::int64_t n, std::int64_t stride, double* sum_dy, double* sum_dyx) {
+  const T high = *channel.mean_high, low = *channel.mean_low, scale = *channel.scale, shift = *channel.shift;
+  const Lanes<T> highs = Lanes<T>::all(high), lows = Lanes<T>::all(low);
+  const Lanes<T> scales = Lanes<T>::all(scale), shifts = Lanes<T>::all(shift);
+  const std::int64_t whole = n - n % kLanes;
+  Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
+  T rest_first[kLanes] = {}, rest_second[kLanes] = {};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t start = r * stride;
+    for (std::int64_t at = start; at < start + whole; at += kLanes) {
+      const Lanes<T> centered = (Lanes<T>::load(x + at) - highs) - lows;
+      const Lanes<T> d = masked<mask>(Lanes<T>::load(dy + at), centered, scales, shifts, y + at);
+      first = first + d;
+      second = second + d * centered;
+    }
+    for (std::int64_t l = 0; l < n - whole; ++l) {
+      const std::int64_t at = start + whole + l;
+      const T centered = (x[at] - high) - low;
+      const T d = masked<mask>(dy[at], centered, scale, shift, y + at);
+      rest_first[l] += d;
+      rest_second[l] += d * centered;
+    }
+  }
+  *sum_dy = (first + Lanes<T>::load(rest_first)).sum();
+  *sum_dyx = (second + Lanes<T>::load(rest_second)).sum();
 }
 
 template <typename T>
 void gradient_run(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel, std::int64_t rows,
                   std::int64_t n, std::int64_t stride, double* sum_dy, double* sum_dyx) {
-  const Lanes<T> high = Lanes<T>::all(*channel.mean_high), low = Lanes<T>::all(*channel.mean_low);
-  const Lanes<T> scale = Lanes<T>::all(*channel.scale), shift = Lanes<T>::all(*channel.shift);
-  Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for_groups(n, [&](std::int64_t j, std::int64_t c) {
-      const std::int64_t at = r * stride + j;
-      const Lanes<T> centered = (load_group(x + at, c, *channel.mean_high) - high) - low;
-      const Lanes<T> d = masked(mask, load_group(dy + at, c), centered, scale, shift, y + at, c);
-      first = first + d;
-      second = second + d * centered;
-    });
-  *sum_dy = first.sum();
-  *sum_dyx = second.sum();
+  const auto run = mask == Mask::none     ? gradient_run_masked<Mask::none, T>
+                   : mask == Mask::from_x ? gradient_run_masked<Mask::from_x, T>
+                                          : gradient_run_masked<Mask::from_y, T>;
+  run(dy, x, y, channel, rows, n, stride, sum_dy, sum_dyx);
 }
 
 template <Mask mask, typename T>
@@ -182,12 +221,10 @@ void gradient_columns_masked(const T* dy, const T* x, const T* y, const ChannelS
       const std::int64_t at = r * stride + tile;
       const T* __restrict dy_row = dy + at;
       const T* __restrict x_row = x + at;
-      const T* __restrict y_row = y + (mask == Mask::from_y ? at : 0);
+      const T* __restrict y_row = y + at;
       for (std::int64_t c = 0; c < n; ++c) {
         const T centered = (x_row[c] - high[c]) - low[c];
-        T d = dy_row[c];
-        if constexpr (mask == Mask::from_x) d = centered * scale[c] + shift[c] > T(0) ? d : T(0);
-        if constexpr (mask == Mask::from_y) d = y_row[c] > T(0) ? d : T(0);
+        const T d = masked<mask>(dy_row[c], centered, scale[c], shift[c], y_row + c);
         first[c] += d;
         second[c] += d * centered;
       }
@@ -200,8 +237,8 @@ void gradient_columns_masked(const T* dy, const T* x, const T* y, const ChannelS
 }
 
 template <typename T>
-void gradient_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
-                      std::int64_t rows, std::int64_t columns, std::int64_t stride, double* sum_dy, double* sum_dyx) {
+void gradient_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel, std::int64_t rows,
+                      std::int64_t columns, std::int64_t stride, double* sum_dy, double* sum_dyx) {
   const auto run = mask == Mask::none     ? gradient_columns_masked<Mask::none, T>
                    : mask == Mask::from_x ? gradient_columns_masked<Mask::from_x, T>
                                           : gradient_columns_masked<Mask::from_y, T>;
@@ -213,9 +250,7 @@ template <Mask mask, bool residual, typename T>
 inline void dx_element(const T* dy, const T* x, const T* y, T high, T low, T scale, T shift, T mean_dy, T slope, T* dx,
                        T* dresidual, std::int64_t j) {
   const T centered = (x[j] - high) - low;
-  T d = dy[j];
-  if constexpr (mask == Mask::from_x) d = centered * scale + shift > T(0) ? d : T(0);
-  if constexpr (mask == Mask::from_y) d = y[j] > T(0) ? d : T(0);
+  const T d = masked<mask>(dy[j], centered, scale, shift, y + j);
   if constexpr (residual) dresidual[j] = d;
   dx[j] = scale * ((d - mean_dy) - centered * slope);
 }
@@ -236,8 +271,7 @@ inline void with_mask(Mask mask, bool residual, Run&& run) {
 
 template <typename T>
 void dx_run(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
-            const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t n,
-            std::int64_t stride) {
+            const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t n, std::int64_t stride) {
   const T high = *channel.mean_high, low = *channel.mean_low, scale = *channel.scale, shift = *channel.shift;
   const T mean_dy = *slope.mean_dy, k = *slope.slope;
   with_mask(mask, dresidual != nullptr, [&](auto m, auto residual) {
@@ -262,11 +296,10 @@ void dx_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelSca
   with_mask(mask, dresidual != nullptr, [&](auto m, auto residual) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * columns;
-      const T* y_row = y ? y + at : nullptr;
       T* dresidual_row = dresidual ? dresidual + at : nullptr;
-ONEPASS_INDEPENDENT
+      ONEPASS_INDEPENDENT
       for (std::int64_t c = 0; c < columns; ++c)
-        dx_element<m, residual>(dy + at, x + at, y_row, high[c], low[c], scale[c], shift[c], mean_dy[c], k[c], dx + at,
+        dx_element<m, residual>(dy + at, x + at, y + at, high[c], low[c], scale[c], shift[c], mean_dy[c], k[c], dx + at,
                                 dresidual_row, c);
     }
   });

@@ -11,14 +11,14 @@ namespace {
 // y may be x.
 template <typename T>
 void relu(const T* x, T* y, std::int64_t n) {
-ONEPASS_INDEPENDENT
+  ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] < T(0) ? T(0) : x[i];
 }
 
 // dx may be dy.
 template <typename T>
 void relu_backward(const T* dy, const T* y, T* dx, std::int64_t n) {
-ONEPASS_INDEPENDENT
+  ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < n; ++i) dx[i] = y[i] > T(0) ? dy[i] : T(0);
 }
 

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 namespace {
 
@@ -39,6 +38,9 @@ struct Lanes {
   typedef T Vector __attribute__((vector_size(kVectorBytes)));
   typedef typename IntegerLike<T>::Type Integers __attribute__((vector_size(kVectorBytes)));
 
+  // the same in memory: aligned like T, and allowed to alias it
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+
   Vector v[kVectors];
 
   static Lanes all(T value) {
@@ -46,9 +48,10 @@ struct Lanes {
     for (int i = 0; i < kVectors; ++i) r.v[i] = value - Vector{};
     return r;
   }
+  // Vector by vector: GCC copies a whole group in halves, and reading those back as vectors stalls.
   static Lanes load(const T* p) {
     Lanes r;
-    std::memcpy(r.v, p, sizeof(r.v));
+    for (int i = 0; i < kVectors; ++i) r.v[i] = *reinterpret_cast<const Unaligned*>(p + i * kNative);
     return r;
   }
   // The first n of p, the rest `fill`.
@@ -57,7 +60,9 @@ struct Lanes {
     for (int l = 0; l < kLanes; ++l) padded[l] = l < n ? p[l] : fill;
     return load(padded);
   }
-  void store(T* p) const { std::memcpy(p, v, sizeof(v)); }
+  void store(T* p) const {
+    for (int i = 0; i < kVectors; ++i) *reinterpret_cast<Unaligned*>(p + i * kNative) = v[i];
+  }
   void store(T* p, std::int64_t n) const {
     T padded[kLanes];
     store(padded);
@@ -70,23 +75,36 @@ struct Lanes {
     padded[l] = value;
     return load(padded);
   }
+  // Lanes combined by a fixed tree: l with l + 8, then with l + 4, l + 2, l + 1.
   double sum() const {
     T lane[kLanes];
     double total[kLanes];
     store(lane);
     for (int l = 0; l < kLanes; ++l) total[l] = static_cast<double>(lane[l]);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int l = 0; l < width; ++l) total[l] += total[l + width];
-    return total[0];
+    return fold(total, [](double a, double b) { return a + b; });
+  }
+  T max() const {
+    T lane[kLanes];
+    store(lane);
+    return fold(lane, [](T a, T b) { return a > b ? a : b; });
+  }
+
+ private:
+  template <typename U, typename Combine>
+  static U fold(U* lane, Combine combine) {
+    for (int l = 0; l < 8; ++l) lane[l] = combine(lane[l], lane[l + 8]);
+    for (int l = 0; l < 4; ++l) lane[l] = combine(lane[l], lane[l + 4]);
+    for (int l = 0; l < 2; ++l) lane[l] = combine(lane[l], lane[l + 2]);
+    return combine(lane[0], lane[1]);
   }
 };
 
-#define ONEPASS_LANEWISE(op)                                                  \
-  template <typename T>                                                       \
-  inline Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) {         \
-    Lanes<T> r;                                                               \
-    for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = a.v[i] op b.v[i];   \
-    return r;                                                                 \
+#define ONEPASS_LANEWISE(op)                                                \
+  template <typename T>                                                     \
+  inline Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) {       \
+    Lanes<T> r;                                                             \
+    for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = a.v[i] op b.v[i]; \
+    return r;                                                               \
   }
 ONEPASS_LANEWISE(+)
 ONEPASS_LANEWISE(-)
@@ -114,13 +132,10 @@ inline Lanes<T> where_positive(const Lanes<T>& mask, const Lanes<T>& value) {
 inline Lanes<double> load_double(const double* p) { return Lanes<double>::load(p); }
 inline Lanes<double> load_double(const float* p) {
   using Wide = Lanes<double>;
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(float)), may_alias));
   Wide r;
-  for (int i = 0; i < Wide::kVectors; ++i) {
-    Half h;
-    std::memcpy(&h, p + i * Wide::kNative, sizeof(h));
-    r.v[i] = __builtin_convertvector(h, Wide::Vector);
-  }
+  for (int i = 0; i < Wide::kVectors; ++i)
+    r.v[i] = __builtin_convertvector(*reinterpret_cast<const Half*>(p + i * Wide::kNative), Wide::Vector);
   return r;
 }
 

@@ -84,7 +84,8 @@ struct adagrad {
   }
 };
 
-// Tieleman and Hinton 2012; centered as in Graves 2013. Rounding can leave the centered variance below zero: it counts as zero.
+// Tieleman and Hinton 2012; centered as in Graves 2013. Rounding can leave the centered variance below zero: it counts
+// as zero.
 template <typename T, bool centered, bool with_momentum>
 struct RMSprop {
   static constexpr int states = 1 + centered + with_momentum;

@@ -19,11 +19,7 @@ T row_maximum(const T* x, std::int64_t n) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   Lanes<T> m = Lanes<T>::all(lowest);
   for_groups(n, [&](std::int64_t j, std::int64_t count) { m = maximum(load_group(x + j, count, lowest), m); });
-  T lane[kLanes];
-  m.store(lane);
-  T result = lane[0];
-  for (int l = 1; l < kLanes; ++l) result = lane[l] > result ? lane[l] : result;
-  return result;
+  return m.max();
 }
 
 template <typename T>
@@ -70,7 +66,7 @@ ExpSum exp_sum(const T* x, T* e, std::int64_t n, T max, std::int64_t special) {
 
 template <typename T>
 void scale_row(const T* x, T* out, T factor, std::int64_t n) {
-ONEPASS_INDEPENDENT
+  ONEPASS_INDEPENDENT
   for (std::int64_t j = 0; j < n; ++j) out[j] = x[j] * factor;
 }
 
@@ -88,7 +84,7 @@ void log_softmax_row(const T* x, T* out, std::int64_t n) {
   const T max = row_maximum(x, n);
   const ExpSum sum = exp_sum<false, T>(x, nullptr, n, max, first_equal(x, n, max));
   const T log_sum = static_cast<T>(sum.log(true));
-ONEPASS_INDEPENDENT
+  ONEPASS_INDEPENDENT
   for (std::int64_t j = 0; j < n; ++j) out[j] = (x[j] - max) - log_sum;
 }
 

@@ -16,9 +16,8 @@ constexpr onepass::FloatKernels<T> float_kernels() {
   return {
       .updates =
           {
-#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                   \
-  {rules::name<T>::states, prepare_rule<rules::name<T>, onepass_##name##_hyper>,             \
-   apply_rule<rules::name<T>, T>},
+#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
+  {rules::name<T>::states, prepare_rule<rules::name<T>, onepass_##name##_hyper>, apply_rule<rules::name<T>, T>},
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
           },

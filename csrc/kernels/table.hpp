@@ -86,8 +86,8 @@ struct KernelTable {
   FloatKernels<double> f64;
 
   // a += b of (count, mean, m2) for every column (Chan, Golub and LeVeque 1983)
-  void (*merge_moments)(std::int64_t count_a, double* mean_a, double* m2_a, std::int64_t count_b,
-                        const double* mean_b, const double* m2_b, std::int64_t columns);
+  void (*merge_moments)(std::int64_t count_a, double* mean_a, double* m2_a, std::int64_t count_b, const double* mean_b,
+                        const double* m2_b, std::int64_t columns);
   void (*stream)(float* const* arrays, std::size_t reads, std::size_t updates, std::size_t writes, std::int64_t begin,
                  std::int64_t end);
 

@@ -1,10 +1,7 @@
 from collections.abc import Sequence
-from types import CapsuleType
 from typing import Any
 
 from numpy.typing import NDArray
-
-__file__: str
 
 _Array = NDArray[Any]
 
@@ -17,9 +14,13 @@ def stream_limit(reads: list[_Array], updates: list[_Array], writes: list[_Array
 def update_registry() -> list[tuple[str, tuple[str, ...], tuple[tuple[str, float | bool], ...]]]: ...
 
 class Plan:
-    def __init__(self, update: str, params: list[_Array], states: list[Sequence[_Array]]) -> None: ...
-    def step(self, grads: list[_Array | None], groups: list[tuple[Any, ...]], threads: int = 0) -> None: ...
-    def set_groups(self, groups: list[int]) -> None: ...
+    steps: list[int]
+    def __init__(
+        self, update: str, params: Sequence[_Array], states: Sequence[Sequence[_Array]], group_of: list[int]
+    ) -> None: ...
+    def step(
+        self, grads: list[_Array | None], groups: list[tuple[Any, ...]], grad_scale: float, threads: int
+    ) -> None: ...
 
 def global_norm(arrays: list[_Array], threads: int = 0) -> float: ...
 def softmax_cross_entropy(
@@ -73,7 +74,7 @@ def batch_norm_backward(
     dresidual: _Array | None,
     threads: int,
 ) -> None: ...
-def set_blas(sgemm: CapsuleType, dgemm: CapsuleType, set_threads: int, get_threads: int) -> None: ...
+def set_blas(sgemm: object, dgemm: object, set_threads: int, get_threads: int) -> None: ...
 def linear(x: _Array, weight: _Array, bias: _Array | None, relu: bool, out: _Array, threads: int) -> None: ...
 def linear_backward(
     dy: _Array,

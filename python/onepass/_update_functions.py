@@ -40,12 +40,14 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
         + [parameter("threads", parameter.KEYWORD_ONLY, default=None)]
     )
 
-    def function(*args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        hyper = dict(bound.arguments)
-        arrays = _as_lists(names, [hyper.pop(name) for name in names])
-        run(arrays, hyper, hyper.pop("threads"))
+    known = {*keywords, "step"}
+
+    def function(*args: Any, threads: int | None = None, **kwargs: Any) -> None:
+        if len(args) != len(names) or "step" not in kwargs or not kwargs.keys() <= known:
+            bound = signature.bind(*args, threads=threads, **kwargs)  # raises, or an array came by name
+            args = bound.args
+            kwargs = {k: v for k, v in kwargs.items() if k in known}
+        run(_as_lists(names, args), {**keywords, **kwargs}, threads)
 
     function.__name__ = function.__qualname__ = update.name
     function.__module__ = module

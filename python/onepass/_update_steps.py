@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
+
+from onepass._types import Update
 
 Step = Callable[..., None]
 STEPS: dict[str, Step] = {}
 
 
 def update_step(name: str) -> Callable[[Step], Step]:
-    """Registers the NumPy twin of an update: one step on one tensor, in place, with the kernel's order of operations."""
+    """Registers the NumPy twin of an update: a step on one tensor, in place, in the kernel's order of operations."""
 
     def register(function: Step) -> Step:
         STEPS[name] = function
@@ -29,7 +32,7 @@ def gradient(
     grad_scale: float,
 ) -> NDArray[Any]:
     t = param.dtype.type
-    g = grad * t(-grad_scale if maximize else grad_scale)
+    g: NDArray[Any] = grad * t(-grad_scale if maximize else grad_scale)
     return g + t(weight_decay) * param if t(weight_decay) != 0 else g
 
 
@@ -42,3 +45,12 @@ def power(base: float, exponent: int) -> float:
         base *= base
         exponent >>= 1
     return result
+
+
+def describe_step(name: str) -> Update:
+    """The registry's entry of an update, read off its step's signature."""
+    parameters = list(inspect.signature(STEPS[name]).parameters.values())
+    states = tuple(p.name for p in parameters[2:] if p.kind is p.POSITIONAL_OR_KEYWORD)
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    hyper = {k: v for k, v in keywords.items() if k not in ("step", "maximize", "grad_scale")}
+    return Update(name, states, hyper, 4 * (3 + 2 * len(states)))

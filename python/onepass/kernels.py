@@ -89,9 +89,7 @@ def softmax_cross_entropy(
     return (total if losses is None else losses), gradient
 
 
-def softmax(
-    x: Array, axis: int = -1, out: Array | None = None, *, threads: int | None = None
-) -> Array:
+def softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: int | None = None) -> Array:
     """``exp(x) / sum(exp(x))`` along an axis; out may be x. 8 bytes for each float32 element in place, 12 otherwise.
 
     >>> softmax(np.array([0.0, 0.0])).tolist()
@@ -102,9 +100,7 @@ def softmax(
     return result
 
 
-def log_softmax(
-    x: Array, axis: int = -1, out: Array | None = None, *, threads: int | None = None
-) -> Array:
+def log_softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: int | None = None) -> Array:
     """``x - log sum(exp(x))`` along an axis, without cancellation; out may be x. Bytes as for :func:`softmax`.
 
     >>> log_softmax(np.array([0.0, 0.0])).round(4).tolist()
@@ -304,9 +300,7 @@ def relu(x: Array, out: Array | None = None, *, threads: int | None = None) -> A
     return result
 
 
-def relu_backward(
-    dy: Array, y: Array, out: Array | None = None, *, threads: int | None = None
-) -> Array:
+def relu_backward(dy: Array, y: Array, out: Array | None = None, *, threads: int | None = None) -> Array:
     """dy where y, the ReLU's output, is positive, else 0; out may be dy. 12 bytes for each float32 element.
 
     >>> relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0])).tolist()
@@ -354,9 +348,7 @@ def _reduction(name: str) -> int:
 def _like(x: Array, name: str) -> Array:
     # a C-contiguous array like x, even where x is a view with gaps
     if not isinstance(x, np.ndarray):
-        raise TypeError(
-            f"{name}: expected a NumPy array, got {type(x).__name__}; make one with numpy.asarray first"
-        )
+        raise TypeError(f"{name}: expected a NumPy array, got {type(x).__name__}; make one with numpy.asarray first")
     return np.empty(x.shape, x.dtype)
 
 
@@ -373,10 +365,12 @@ def _gradient_buffer(grad: Array | bool | None, model: Array) -> Array | None:
 def _update_function(update: Update) -> UpdateFunction:
     def run(arrays: Sequence[Sequence[Array]], hyper: dict[str, Any], threads: int | None) -> None:
         param, grad, *states = arrays
-        by_tensor = list(zip(*states, strict=True)) if states else [()] * len(param)
-        plan = _core.Plan(update.name, list(param), by_tensor)
-        common = (hyper.pop("step"), hyper.pop("grad_scale"), hyper.pop("maximize"))
-        plan.step(list(grad), [(*common, *hyper.values())], threads or 0)
+        by_tensor: Sequence[Sequence[Array]] = list(zip(*states, strict=True)) if states else [()] * len(param)
+        plan = _core.Plan(update.name, list(param), by_tensor, [0] * len(param))
+        plan.steps = [hyper.pop("step") - 1] * len(param)
+        grad_scale, maximize = hyper.pop("grad_scale"), hyper.pop("maximize")
+        values = tuple([hyper[name] for name in update.hyperparameters])
+        plan.step(list(grad), [(maximize, *values)], grad_scale, threads or 0)
 
     return make_update_function(update, run, __name__)
 

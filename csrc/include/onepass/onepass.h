@@ -67,10 +67,10 @@ const char* onepass_last_error(void); /* of this thread; "" if there was none */
 /* Picks the kernels for this CPU, or those that the environment variable ONEPASS_ISA names. Called by itself when
  * first needed; calling it early shows an unknown or unavailable level early. */
 onepass_status onepass_init(void);
-const char* onepass_isa(void);            /* level in use, such as "x86-64-v3"; "" if onepass_init() failed */
-size_t onepass_isa_count(void);           /* levels built into the library */
-const char* onepass_isa_name(size_t i);   /* lowest first */
-int32_t onepass_isa_available(size_t i);  /* 1 if this CPU and operating system run it */
+const char* onepass_isa(void);           /* level in use, such as "x86-64-v3"; "" if onepass_init() failed */
+size_t onepass_isa_count(void);          /* levels built into the library */
+const char* onepass_isa_name(size_t i);  /* lowest first */
+int32_t onepass_isa_available(size_t i); /* 1 if this CPU and operating system run it */
 
 /* Threads of the process-wide team. The default respects OMP_NUM_THREADS, affinity and the cgroup's CPU quota. */
 onepass_status onepass_set_threads(int32_t threads); /* 0: back to the default */
@@ -111,15 +111,15 @@ void onepass_plan_destroy(onepass_plan* plan);
 #define ONEPASS_STATE(name)
 #define ONEPASS_REAL(name, value) double name;
 #define ONEPASS_FLAG(name) int32_t name;
-#define ONEPASS_UPDATE(name, states, hyperparameters)                                              \
-  typedef struct onepass_##name##_hyper {                                                          \
-    int64_t step;      /* this step's number, from 1 */                                            \
-    double grad_scale; /* the gradient is multiplied by it */                                      \
-    int32_t maximize;                                                                              \
-    hyperparameters                                                                                \
-  } onepass_##name##_hyper;                                                                        \
-  onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups,          \
-                                size_t group_count, int32_t threads);
+#define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
+  typedef struct onepass_##name##_hyper {                                                                     \
+    int64_t step;      /* this step's number, from 1 */                                                       \
+    double grad_scale; /* the gradient is multiplied by it */                                                 \
+    int32_t maximize;                                                                                         \
+    hyperparameters                                                                                           \
+  } onepass_##name##_hyper;                                                                                   \
+  onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups, size_t group_count, \
+                                int32_t threads);
 #include "updates.def"
 #undef ONEPASS_UPDATE
 #undef ONEPASS_FLAG
@@ -129,9 +129,9 @@ void onepass_plan_destroy(onepass_plan* plan);
 /* The registry: what updates.def says, for programs that walk it. */
 typedef struct onepass_field {
   const char* name;
-  double value;   /* default */
-  size_t offset;  /* in the hyperparameter struct */
-  int32_t flag;   /* 0: double, 1: int32_t */
+  double value;  /* default */
+  size_t offset; /* in the hyperparameter struct */
+  int32_t flag;  /* 0: double, 1: int32_t */
 } onepass_field;
 
 typedef struct onepass_update_info {
@@ -146,7 +146,8 @@ typedef struct onepass_update_info {
 
 const onepass_update_info* onepass_update_registry(onepass_update update); /* NULL outside the enumeration */
 
-/* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double. */
+/* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double.
+ */
 onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
 
 /* ---- softmax and losses -------------------------------------------------------------------------------------- */
@@ -168,9 +169,9 @@ typedef struct onepass_cross_entropy_options {
  * total    the reduced loss for ONEPASS_MEAN and ONEPASS_SUM
  * grad     like logits; may be the logits; or absent. Bytes moved: 8 a float32 logit in place, else 12. */
 onepass_status onepass_softmax_cross_entropy(const onepass_array* logits, const onepass_array* targets,
-                                             const onepass_array* weight,
-                                             const onepass_cross_entropy_options* options, const onepass_array* loss,
-                                             double* total, const onepass_array* grad, int32_t threads);
+                                             const onepass_array* weight, const onepass_cross_entropy_options* options,
+                                             const onepass_array* loss, double* total, const onepass_array* grad,
+                                             int32_t threads);
 
 /* (log-)softmax of x along axis into out, which may be x. Same shape and type, any strides. */
 onepass_status onepass_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
@@ -207,8 +208,7 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                                            const onepass_array* beta, const double* mean, const double* invstd,
                                            const onepass_array* y, const onepass_batch_norm_options* options,
                                            const onepass_array* dx, const onepass_array* dgamma,
-                                           const onepass_array* dbeta, const onepass_array* dresidual,
-                                           int32_t threads);
+                                           const onepass_array* dbeta, const onepass_array* dresidual, int32_t threads);
 
 /* ---- layers -------------------------------------------------------------------------------------------------- */
 
@@ -225,7 +225,8 @@ typedef struct onepass_blas {
 
 onepass_status onepass_set_blas(const onepass_blas* blas); /* once, before the first linear */
 
-/* y = relu?(x weight^T + bias): x (N, K), weight (O, K), bias (O) or absent, y (N, O); unit stride along the last axis. */
+/* y = relu?(x weight^T + bias): x (N, K), weight (O, K), bias (O) or absent, y (N, O); unit stride along the last axis.
+ */
 onepass_status onepass_linear(const onepass_array* x, const onepass_array* weight, const onepass_array* bias,
                               int32_t relu, const onepass_array* y, int32_t threads);
 /* dx = dy weight, dweight = dy^T x, dbias = sum of dy over rows; each of the three may be absent. */
@@ -241,7 +242,8 @@ onepass_status onepass_relu_backward(const onepass_array* dy, const onepass_arra
 /* ---- measuring ----------------------------------------------------------------------------------------------- */
 
 /* Touches memory as a kernel does and computes next to nothing: the limit to hold a kernel against. All arrays are
- * C-contiguous float32 of one size; the first `reads` are read, the next `updates` read and written, the rest written. */
+ * C-contiguous float32 of one size; the first `reads` are read, the next `updates` read and written, the rest written.
+ */
 onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,
                                     int32_t threads);
 

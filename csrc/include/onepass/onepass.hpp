@@ -33,13 +33,22 @@ inline void check(onepass_status status) {
 template <typename T>
 constexpr onepass_dtype dtype_of() {
   using U = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<U, float>) return ONEPASS_FLOAT32;
-  else if constexpr (std::is_same_v<U, double>) return ONEPASS_FLOAT64;
+  if constexpr (std::is_same_v<U, float>)
+    return ONEPASS_FLOAT32;
+  else if constexpr (std::is_same_v<U, double>)
+    return ONEPASS_FLOAT64;
   else if constexpr (std::is_integral_v<U> && std::is_signed_v<U>)
-    return sizeof(U) == 1 ? ONEPASS_INT8 : sizeof(U) == 2 ? ONEPASS_INT16 : sizeof(U) == 4 ? ONEPASS_INT32 : ONEPASS_INT64;
+    return sizeof(U) == 1   ? ONEPASS_INT8
+           : sizeof(U) == 2 ? ONEPASS_INT16
+           : sizeof(U) == 4 ? ONEPASS_INT32
+                            : ONEPASS_INT64;
   else if constexpr (std::is_integral_v<U>)
-    return sizeof(U) == 1 ? ONEPASS_UINT8 : sizeof(U) == 2 ? ONEPASS_UINT16 : sizeof(U) == 4 ? ONEPASS_UINT32 : ONEPASS_UINT64;
-  else static_assert(std::is_same_v<U, float>, "onepass: no such element type");
+    return sizeof(U) == 1   ? ONEPASS_UINT8
+           : sizeof(U) == 2 ? ONEPASS_UINT16
+           : sizeof(U) == 4 ? ONEPASS_UINT32
+                            : ONEPASS_UINT64;
+  else
+    static_assert(std::is_same_v<U, float>, "onepass: no such element type");
 }
 
 // A C-contiguous array of a given shape over memory that the caller keeps; owns its shape.
@@ -53,7 +62,8 @@ class Array {
                static_cast<std::int32_t>(shape.size()), dtype_of<T>()} {
     std::int64_t n = 1;
     for (const std::int64_t extent : shape_) n *= extent;
-    if (n != static_cast<std::int64_t>(data.size())) throw std::invalid_argument("onepass::Array: shape and size differ");
+    if (n != static_cast<std::int64_t>(data.size()))
+      throw std::invalid_argument("onepass::Array: shape and size differ");
   }
   template <typename T>
   explicit Array(std::span<T> data) : Array(data, {static_cast<std::int64_t>(data.size())}) {}
@@ -126,7 +136,9 @@ class Plan {
     check(onepass_plan_create(UpdateOf<Hyper>::code, raw.data(), raw.size(), &plan));
     plan_.reset(plan);
   }
-  void step(std::span<const Hyper> groups, int threads = 0) { check(UpdateOf<Hyper>::run(plan_.get(), groups, threads)); }
+  void step(std::span<const Hyper> groups, int threads = 0) {
+    check(UpdateOf<Hyper>::run(plan_.get(), groups, threads));
+  }
   void step(const Hyper& hyper, int threads = 0) { step(std::span<const Hyper>(&hyper, 1), threads); }
 
  private:

@@ -50,9 +50,7 @@ class Adagrad(Optimizer):
         max_norm: float | None = None,
     ) -> None:
         if not initial_accumulator_value >= 0:
-            raise ValueError(
-                f"initial_accumulator_value: expected a number >= 0, got {initial_accumulator_value!r}"
-            )
+            raise ValueError(f"initial_accumulator_value: expected a number >= 0, got {initial_accumulator_value!r}")
         self._initial = initial_accumulator_value
         super().__init__(
             params,
@@ -68,8 +66,8 @@ class Adagrad(Optimizer):
         if not group["lr_decay"] >= 0:
             raise ValueError(f"lr_decay: expected a number >= 0, got {group['lr_decay']!r}")
 
-    def initial_states(self, i: int, param: Array) -> tuple[Array, ...]:
-        (state_sum,) = super().initial_states(i, param)
+    def initial_states(self, param: Array) -> tuple[Array, ...]:
+        (state_sum,) = super().initial_states(param)
         state_sum[...] = self._initial
         return (state_sum,)
 

@@ -83,8 +83,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019): ``p = p (1 - lr weight_decay)`` first, and the
-    gradient without decay. Everything else as in :class:`Adam`; defaults and formulas are those of torch.optim.AdamW.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019): ``p = p (1 - lr weight_decay)`` first, and
+    the gradient without decay. The rest as in :class:`Adam`; defaults and formulas are those of torch.optim.AdamW.
 
     >>> import numpy as np
     >>> p = np.array([1.0])
@@ -109,9 +109,7 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, max_norm)
 
 
-def _moments(
-    g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], beta1: float, beta2: float
-) -> None:
+def _moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], beta1: float, beta2: float) -> None:
     t = g.dtype.type
     exp_avg[...] = t(beta1) * exp_avg + t(1 - beta1) * g
     exp_avg_sq[...] = t(beta2) * exp_avg_sq + t(1 - beta2) * (g * g)

@@ -27,6 +27,9 @@ class StepInfo(NamedTuple):
     skipped: bool
 
 
+_PLAIN_STEP = StepInfo(None, False)
+
+
 class Optimizer:
     """Base of the optimizers. A subclass names its update and says how its options become hyperparameters.
 
@@ -62,11 +65,11 @@ class Optimizer:
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         for i, p in enumerate(self._params):
             _check_param(i, p)
-        self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._steps = [0] * len(self._params)
-        self._states = [self.initial_states(i, p) for i, p in enumerate(self._params)]
-        self._plan = _core.Plan(self.update.name, self._params, self._states)
-        self._plan_groups = [0] * len(self._params)
+        group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
+        self._states = [self.initial_states(p) for p in self._params]
+        self._plan = _core.Plan(self.update.name, self._params, self._states, group_of)
+        self._seen_groups: list[dict[str, Any]] = []
+        self._hyper: list[tuple[Any, ...]] = []
 
     # ---- what a subclass says
 
@@ -84,8 +87,8 @@ class Optimizer:
             if name in group and not (group[name] >= 0 and math.isfinite(group[name])):
                 raise ValueError(f"{name}: expected a finite number >= 0, got {group[name]!r}")
 
-    def initial_states(self, i: int, param: Array) -> tuple[Array, ...]:
-        """The states of parameter i before the first step: zeros in the parameter's own order."""
+    def initial_states(self, param: Array) -> tuple[Array, ...]:
+        """The states of a parameter before the first step: zeros in the parameter's own order."""
         return tuple([_zeros_like(param) for _ in self.update.states])
 
     # ---- what a user calls
@@ -102,30 +105,32 @@ class Optimizer:
             TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written.
                 Nothing has changed then.
         """
-        grads = list(grads)
-        scale = 1.0 / grad_scale
-        norm = None
+        if type(grads) is not list:
+            grads = list(grads)
+        scale, info = 1.0 / grad_scale, _PLAIN_STEP
         if self.max_norm is not None:
             norm = global_norm([g for g in grads if g is not None]) * abs(scale)
-            if not math.isfinite(norm):
-                return StepInfo(norm, True)
+            info = StepInfo(norm, not math.isfinite(norm))
+            if info.skipped:
+                return info
             if norm > self.max_norm:
                 scale *= self.max_norm / norm
-        steps = [n if g is None else n + 1 for n, g in zip(self._steps, grads, strict=False)]
-        self._plan.step(grads, self._hyper_groups(steps, scale))
-        self._steps = steps
-        return StepInfo(norm, False)
+        if self.param_groups != self._seen_groups:  # an option was assigned since the last step
+            self._read_groups()
+        self._plan.step(grads, self._hyper, scale, 0)
+        return info
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters: update, options, step counts and states (the arrays themselves, not copies)."""
+        """Everything but the parameters: update, options, step counts and states (the arrays themselves, no copies)."""
         index = iter(range(len(self._params)))
+        steps = self._plan.steps
         return {
             "update": self.update.name,
             "param_groups": [
                 {**group, "params": [next(index) for _ in group["params"]]} for group in self.param_groups
             ],
             "state": {
-                i: {"step": self._steps[i], **dict(zip(self.update.states, states, strict=True))}
+                i: {"step": steps[i], **dict(zip(self.update.states, states, strict=True))}
                 for i, states in enumerate(self._states)
             },
         }
@@ -158,27 +163,17 @@ class Optimizer:
                 loaded.append((array, given))
         for array, given in loaded:
             array[...] = given
-        self._steps = [int(state_dict["state"][i]["step"]) for i in range(len(self._params))]
+        self._plan.steps = [int(state_dict["state"][i]["step"]) for i in range(len(self._params))]
         for own_group, group in zip(self.param_groups, groups, strict=True):
             own_group.update({name: value for name, value in group.items() if name != "params"})
 
     # ---- inside
 
-    def _hyper_groups(self, steps: list[int], scale: float) -> list[tuple[Any, ...]]:
-        # parameters share hyperparameters where group and step count agree: nearly always one tuple a group
-        keys: dict[tuple[int, int], int] = {}
-        plan_groups = [
-            keys.setdefault((group, max(step, 1)), len(keys))
-            for group, step in zip(self._group_of, steps, strict=False)
-        ]
-        if plan_groups != self._plan_groups:
-            self._plan.set_groups(plan_groups)
-            self._plan_groups = plan_groups
-        result = []
-        for group_index, step in keys:
-            group = self.param_groups[group_index]
-            result.append((step, scale, group["maximize"], *self.hyperparameters(group)))
-        return result
+    def _read_groups(self) -> None:
+        for group in self.param_groups:
+            self.check_options(group)
+        self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
+        self._seen_groups = [dict(group) for group in self.param_groups]
 
     def __repr__(self) -> str:
         groups = "; ".join(

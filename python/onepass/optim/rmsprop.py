@@ -104,9 +104,7 @@ def _deviation(
     return result
 
 
-def _move(
-    param: NDArray[Any], direction: NDArray[Any], lr: float, buffer: NDArray[Any], momentum: float
-) -> None:
+def _move(param: NDArray[Any], direction: NDArray[Any], lr: float, buffer: NDArray[Any], momentum: float) -> None:
     t = param.dtype.type
     buffer[...] = t(momentum) * buffer + direction
     param[...] = param - t(lr) * buffer

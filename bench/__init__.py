@@ -1,0 +1,4 @@
+"""Benchmarks: onepass, NumPy and the peers in one process.
+
+Run `python -m bench --help` from the repository root.
+"""

@@ -1,0 +1,39 @@
+"""All cases. A topic a file; each exports `cases(selection)`."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from bench.case import Case
+from bench.cases import (
+    batch_norm,
+    clipping,
+    cross_entropy,
+    imports,
+    many_tensors,
+    numpy_loop,
+    training,
+    updates,
+)
+from bench.selection import Selection
+
+TOPICS = (
+    updates,
+    many_tensors,
+    clipping,
+    cross_entropy,
+    batch_norm,
+    training,
+    numpy_loop,
+    imports,
+)
+
+
+def selected(selection: Selection) -> list[Case]:
+    found = [case for topic in TOPICS for case in topic.cases(selection)]
+    patterns = [f"*{pattern}*" for pattern in selection.only] or ["*"]
+    return [
+        case
+        for case in found
+        if any(fnmatchcase(case.name, pattern) for pattern in patterns) and case.size in selection.classes
+    ]

@@ -1,0 +1,1 @@
+"""Who can make an optimizer step: each file turns a `Problem` into the entries of one package."""

@@ -1,0 +1,52 @@
+"""JAX with Optax: one jitted step, parameters and states donated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench import peers
+from bench.case import Contender, Entry
+from bench.contenders.problem import Problem
+
+Transform = Callable[[Any, dict[str, float]], Any]
+
+TRANSFORMS: dict[str, Transform] = {
+    "sgd": lambda optax, h: optax.sgd(h["lr"]),
+    "sgd_momentum": lambda optax, h: optax.sgd(h["lr"], momentum=h["momentum"]),
+    "adagrad": lambda optax, h: optax.adagrad(h["lr"], 0.0, h["eps"]),
+    "rmsprop": lambda optax, h: optax.rmsprop(h["lr"], h["alpha"], h["eps"], eps_in_sqrt=False),
+    "adam": lambda optax, h: optax.adam(h["lr"], h["beta1"], h["beta2"], h["eps"]),
+    "adamw": lambda optax, h: optax.adamw(h["lr"], h["beta1"], h["beta2"], h["eps"], weight_decay=h["weight_decay"]),
+}
+
+
+def _make(problem: Problem) -> Contender:
+    jax, optax = peers.load("jax"), peers.load("optax")
+    transform = TRANSFORMS[problem.rule](optax, problem.hyperparameters)
+    if problem.max_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(problem.max_norm), transform)
+
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(update, donate_argnums=(0, 1))
+    params = [jax.numpy.array(param) for param in problem.params()]
+    grads = [jax.numpy.array(grad) for grad in problem.grads()]
+    state = transform.init(params)
+
+    def run() -> None:
+        nonlocal params, state
+        params, state = step(params, state, grads)
+        jax.block_until_ready(params)
+
+    return Contender(run, lambda: problem.result([np.asarray(param) for param in params]))
+
+
+def entries(problem: Problem) -> list[Entry]:
+    if problem.rule not in TRANSFORMS:
+        return []
+    return [Entry("JAX+Optax", lambda: _make(problem), ("jax", "optax"))]

@@ -1,0 +1,142 @@
+"""The benchmarks check before they time: a small run end to end, and what a wrong result does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import agreement, arrays, peers, report, run, selection, timing  # noqa: E402
+from bench.case import Case, Contender, Entry, Goal  # noqa: E402
+
+PLAN = timing.Plan(rounds=2, sample=1e-5, budget=0.1, least=1)
+
+
+def contender(value: float) -> Contender:
+    out = np.zeros(100, np.float32)
+    return Contender(lambda: out.fill(value), lambda: {"out": out})
+
+
+def case(*entries: Entry, goals: tuple[Goal, ...] = ()) -> Case:
+    everyone = (Entry("onepass", lambda: contender(2.0), limit="limit"), *entries)
+    return Case("group/case", "small", everyone, lambda: {"out": np.full(100, 2.0)}, goals)
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_quick_run_writes_table_and_json(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    done = bench("--quick", "--only", "update/sgd/4096", "--threads", "1", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "update/sgd/4096" in done.stdout
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["isa"]
+    assert set(found["machine"]["versions"]) >= {"numpy", "torch", "jax", "optax", "numba"}
+    (only,) = found["cases"]
+    assert (only["name"], only["bytes"]) == ("update/sgd/4096", 12 * 4096)
+    rows = {row["contender"]: row for row in only["rows"]}
+    assert {"onepass", "limit", "NumPy in place", "torch fused", "JAX+Optax"} <= set(rows)
+    for name in ("onepass", "limit", "NumPy in place"):
+        assert rows[name]["median"] > 0
+        assert rows[name]["samples"]
+    assert rows["onepass"]["ratio"] == 1
+    assert rows["onepass"]["share"] > 0
+    for row in rows.values():  # who did not run says why
+        assert row["median"] is not None or row["note"]
+    assert [goal["against"] for goal in only["goals"]] == ["torch fused"]
+
+
+def test_every_rule_of_the_registry_is_a_case() -> None:
+    from onepass import kernels
+
+    done = bench("--list", "--sizes", "small")
+    assert done.returncode == 0, done.stderr
+    assert {f"update/{rule}/4096" for rule in kernels.UPDATES} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [("--sizes", "huge"), ("--only", "no such case")])
+def test_bad_arguments_end_with_code_2(arguments: tuple[str, ...]) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_contender_raises_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "interleave", lambda *_: pytest.fail("timed a wrong result"))
+    wrong = Entry("wrong", lambda: contender(2.001))
+    with pytest.raises(agreement.AgreementError, match=r"group/case: wrong: out\[0\] is .*2\.0"):
+        run.run(case(wrong), PLAN)
+
+
+def test_failing_onepass_raises_and_a_failing_peer_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> Contender:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(peers, "installed", lambda name: True)
+    result = run.run(case(Entry("torch", fail, ("torch",))), PLAN)
+    assert result.rows[-1].note == "failed: RuntimeError: no such thing"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        run.run(case(Entry("onepass function", fail)), PLAN)
+
+
+def test_absent_peer_is_listed_and_its_goal_is_not_measured() -> None:
+    absent = Entry("peer", lambda: contender(2.0), ("no_such_package",))
+    result = run.run(case(absent, goals=(Goal(2.0, "peer"),)), PLAN)
+    assert result.rows[-1].note == "absent: no_such_package not installed"
+    assert result.goals[0].reached is None
+    text = report.table([result])
+    assert "no_such_package not installed" in text
+    assert "not measured" in text
+
+
+def test_goal_is_measured_against_the_fastest_match() -> None:
+    slow = {0: 4.0, 1: 4.0}
+    samples = {"onepass": {0: 1.0, 1: 1.0}, "torch a": slow, "torch b": {0: 2.0, 1: 2.0}}
+    found = run._evaluate(Goal(3.0, "torch*|NumPy"), samples)
+    assert (found.row, found.measured, found.reached) == ("torch b", 2.0, False)
+
+
+def test_ratio_is_the_median_over_common_rounds() -> None:
+    samples = {"a": {0: 2.0, 1: 9.0, 2: 6.0}, "b": {0: 1.0, 2: 2.0}}
+    assert timing.ratio(samples, "a", "b") == 2.5
+
+
+@pytest.mark.parametrize("position", [0, 4095, 4096, 9999])
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf])
+def test_agreement_finds_one_wrong_element(position: int, value: float) -> None:
+    period = np.arange(1, 4097, dtype=np.float32)
+    actual = arrays.repeated(period, 10000)
+    agreement.check("right", {"x": actual}, {"x": period}, 1e-6, 0.0)
+    actual[position] = value * actual[position]
+    with pytest.raises(agreement.AgreementError, match=rf"who: x\[{position}\]"):
+        agreement.check("who", {"x": actual}, {"x": period}, 1e-6, 0.0)
+
+
+def test_agreement_needs_the_same_names_and_sizes() -> None:
+    with pytest.raises(agreement.AgreementError, match="expected \\['y'\\]"):
+        agreement.check("who", {"x": np.ones(2)}, {"y": np.ones(2)}, 0.0, 0.0)
+    with pytest.raises(agreement.AgreementError, match="has 2 elements, expected 3"):
+        agreement.check("who", {"x": np.ones(2)}, {"x": np.ones(3)}, 0.0, 0.0)
+
+
+def test_sizes_are_names_or_numbers() -> None:
+    assert selection.parse_sizes("small,5000000") == (
+        (4096, 5_000_000),
+        frozenset({"small", "memory"}),
+    )
+    with pytest.raises(ValueError, match="'huge' is not a size"):
+        selection.parse_sizes("huge")
