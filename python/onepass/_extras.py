@@ -1,0 +1,22 @@
+"""Imports what only an extra brings, at the moment it is needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["require"]
+
+_PROJECT = {"sklearn": "scikit-learn"}
+
+
+def require(module: str, extra: str = "train") -> ModuleType:
+    """The imported module, or an ImportError naming the command that installs it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        if error.name is not None and error.name.partition(".")[0] != root:
+            raise
+        project = _PROJECT.get(root, root)
+        raise ImportError(f"{project} is not installed; pip install 'onepass[{extra}]'", name=root) from None

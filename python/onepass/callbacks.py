@@ -1,0 +1,80 @@
+"""What can watch a training run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from onepass._extras import require
+
+if TYPE_CHECKING:
+    from onepass.history import History, Record
+    from onepass.trainer import Trainer
+
+__all__ = ["Callback", "ProgressBar"]
+
+
+class Callback:
+    """Called by `Trainer.fit`; override what is needed. ``trainer.stop()`` ends the run early."""
+
+    def on_fit_begin(self, trainer: Trainer, epochs: int, steps: int) -> None:
+        """Before the first of ``epochs`` epochs of ``steps`` steps each."""
+
+    def on_step_end(self, trainer: Trainer, loss: float) -> None:
+        """After an update; ``loss`` is the batch's. Costs nothing unless it is overridden."""
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """After an epoch, validation included; ``record`` is its entry in the history."""
+
+    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+        """After the last epoch, also when an exception ended the run."""
+
+
+class ProgressBar(Callback):
+    """One tqdm bar for the whole run, drawn at most twice a second; one line an epoch where the
+    stream is no terminal.
+
+    Parameters
+    ----------
+    stream : text stream, default sys.stderr
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._bar: Any = None
+        self._epochs = 0
+
+    def on_fit_begin(self, trainer: Trainer, epochs: int, steps: int) -> None:
+        stream = sys.stderr if self._stream is None else self._stream
+        self._epochs = trainer.epoch + epochs
+        if stream.isatty():
+            self._bar = require("tqdm").tqdm(
+                total=epochs * steps,
+                unit="step",
+                file=stream,
+                mininterval=0.5,
+                dynamic_ncols=True,
+            )
+
+    def on_step_end(self, trainer: Trainer, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        shown = [name for name in ("accuracy", "validation_accuracy") if name in record]
+        if self._bar is not None:  # short: the line has to fit a terminal of 80 columns
+            last = [f"accuracy {record[name]:.1%}" for name in shown[-1:]]
+            self._bar.set_postfix_str(", ".join([f"loss {record['loss']:.3f}", *last]), refresh=False)
+            return
+        numbers = [f"{name.replace('_', ' ')} {record[name]:.2%}" for name in shown]
+        print(
+            f"epoch {record['epoch']:{len(str(self._epochs))}d}/{self._epochs}:",
+            ", ".join([f"loss {record['loss']:.4f}", *numbers]),
+            file=sys.stderr if self._stream is None else self._stream,
+            flush=True,
+        )
+
+    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,112 @@
+"""A checked data set for classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onepass._extras import require
+
+__all__ = ["DataError", "Dataset", "check", "split"]
+
+Array = NDArray[Any]
+
+
+class DataError(ValueError):
+    """A file, or what is in it, cannot be trained on; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Features and labels for training and, where there are any, for testing.
+
+    ``x`` (N, ...) real and finite; ``y`` (N,) int64 labels 0 .. classes - 1, each of which occurs;
+    ``x_test`` (M, ...) and ``y_test`` (M,) likewise, or None.
+    """
+
+    x: Array
+    y: NDArray[np.int64]
+    x_test: Array | None = None
+    y_test: NDArray[np.int64] | None = None
+
+    @property
+    def classes(self) -> int:
+        return int(self.y.max()) + 1
+
+
+def _features(x: Array, where: str) -> Array:
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{where} has dtype {x.dtype}, expected real numbers")
+    if x.ndim < 2:
+        raise DataError(f"{where} has shape {x.shape}, expected (rows, features) or (rows, ...)")
+    if x.size == 0:
+        raise DataError(f"{where} is empty, its shape is {x.shape}")
+    if x.dtype.kind == "f":
+        finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        if not finite.all():
+            raise DataError(f"{where} holds NaN or inf in row {int(finite.argmin())}")
+    return x
+
+
+def _labels(y: Array, rows: int, where: str) -> NDArray[np.int64]:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise DataError(f"{where} has shape {y.shape}, expected one label a row: ({rows},)")
+    if len(y) != rows:
+        raise DataError(f"{where} has {len(y)} labels for {rows} rows of features")
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"{where} has dtype {y.dtype}, expected integers")
+    if y.dtype.kind == "f":
+        whole = np.isfinite(y) & (y == np.floor(y)) & (np.abs(y) < 2**31)
+        if not whole.all():
+            row = int(whole.argmin())
+            raise DataError(f"{where} holds {y[row]} in row {row}, expected integers 0 .. C-1")
+    if y.min() < 0 or y.max() >= 2**31:
+        row = int(y.argmin()) if y.min() < 0 else int(y.argmax())
+        raise DataError(f"{where} holds {int(y[row])} in row {row}, expected integers 0 .. C-1")
+    return y.astype(np.int64)
+
+
+def check(x: Array, y: Array, x_test: Array | None, y_test: Array | None, source: str) -> Dataset:
+    """A Dataset of these arrays, or a DataError that begins with ``source``."""
+    x = _features(x, f"{source}: x")
+    labels = _labels(y, len(x), f"{source}: y")
+    found = np.unique(labels)
+    classes = int(found[-1]) + 1
+    if len(found) == 1:
+        raise DataError(f"{source}: all labels are {found[0]}, expected at least two classes")
+    if len(found) != classes:
+        absent = int(np.flatnonzero(found != np.arange(len(found)))[0])
+        raise DataError(f"{source}: no row has label {absent}, expected all of 0 .. {classes - 1} to occur")
+    if x_test is None or y_test is None:
+        return Dataset(x, labels)
+    x_test = _features(x_test, f"{source}: x_test")
+    labels_test = _labels(y_test, len(x_test), f"{source}: y_test")
+    if x_test.shape[1:] != x.shape[1:]:
+        raise DataError(f"{source}: rows of x_test have shape {x_test.shape[1:]}, those of x {x.shape[1:]}")
+    if int(labels_test.max()) >= classes:
+        raise DataError(f"{source}: y_test holds label {int(labels_test.max())}, which y never has")
+    return Dataset(x, labels, x_test, labels_test)
+
+
+def split(dataset: Dataset, source: str) -> Dataset:
+    """The data set with a fifth of every class set aside for testing, always the same fifth.
+
+    A data set that has test rows already is returned as it is.
+    """
+    if dataset.x_test is not None:
+        return dataset
+    train_test_split = require("sklearn.model_selection").train_test_split
+    try:
+        x, x_test, y, y_test = train_test_split(dataset.x, dataset.y, test_size=0.2, random_state=0, stratify=dataset.y)
+    except ValueError:
+        counts = np.bincount(dataset.y)
+        raise DataError(
+            f"{source}: {len(dataset.y)} rows in {len(counts)} classes (the smallest has "
+            f"{counts.min()}) are too few to set a fifth of every class aside for testing"
+        ) from None
+    return Dataset(x, y, x_test, y_test)

@@ -1,0 +1,9 @@
+"""Layers with an explicit forward and backward, computing into buffers they keep."""
+
+from onepass.nn.batch_norm import BatchNorm
+from onepass.nn.layer import Layer
+from onepass.nn.linear import Linear
+from onepass.nn.relu import ReLU
+from onepass.nn.sequential import Sequential
+
+__all__ = ["BatchNorm", "Layer", "Linear", "ReLU", "Sequential"]

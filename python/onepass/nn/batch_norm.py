@@ -1,0 +1,103 @@
+"""Batch normalization."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from onepass._types import BatchNormSaved
+from onepass.kernels import batch_norm, batch_norm_backward
+from onepass.nn.buffer import Buffer
+from onepass.nn.layer import Array, Layer, Out
+
+__all__ = ["BatchNorm"]
+
+
+class BatchNorm(Layer):
+    """``y = (x - mean) / sqrt(var + eps) * gamma + beta`` for each channel: `kernels.batch_norm`.
+
+    Ioffe and Szegedy, "Batch Normalization", 2015. ``x`` is (N, channels) or (N, channels, d1,
+    ...). In training, mean and variance are the batch's and the running ones move towards them;
+    in inference the running ones are used.
+
+    Parameters
+    ----------
+    channels : int
+    eps : float, default 1e-5
+    momentum : float, default 0.1
+        Weight of the new batch in ``running_mean`` and ``running_var``, as in PyTorch (Keras'
+        ``momentum`` is one minus this).
+    dtype : float32 (default) or float64
+
+    >>> import numpy as np
+    >>> from onepass import nn
+    >>> layer = nn.BatchNorm(2)
+    >>> y = layer.forward(np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32))
+    >>> y.round(3).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    >>> layer.running_mean.round(3)
+    array([0.2, 0.5], dtype=float32)
+    """
+
+    in_place = True
+
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        if channels < 1:
+            raise ValueError(f"channels is {channels}, expected >= 1")
+        self.eps = eps
+        self.momentum = momentum
+        self.gamma: Array = np.ones(channels, dtype)
+        self.beta: Array = np.zeros(channels, dtype)
+        self.dgamma: Array = np.zeros(channels, dtype)
+        self.dbeta: Array = np.zeros(channels, dtype)
+        self.running_mean: Array = np.zeros(channels, dtype)
+        self.running_var: Array = np.ones(channels, dtype)
+        self._x: Array | None = None
+        self._saved: BatchNormSaved | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: Array, training: bool = True) -> Array:
+        y, saved = batch_norm(
+            x,
+            self.gamma,
+            self.beta,
+            self.running_mean,
+            self.running_var,
+            training,
+            self.momentum,
+            self.eps,
+            out=self._y.get(x.shape, x.dtype),
+        )
+        self._x, self._saved = x, saved
+        return y
+
+    def backward(self, dy: Array, out: Out = None) -> Array | None:
+        x, saved = self._x, self._saved
+        if x is None or saved is None:
+            raise RuntimeError("BatchNorm.backward was called before forward")
+        if out is None or out is False:
+            out = self._dx.get(x.shape, x.dtype)
+        return batch_norm_backward(dy, x, self.gamma, saved, out, dgamma=self.dgamma, dbeta=self.dbeta)[0]
+
+    def parameters(self) -> list[Array]:
+        return [self.gamma, self.beta]
+
+    def gradients(self) -> list[Array]:
+        return [self.dgamma, self.dbeta]
+
+    def state(self) -> dict[str, Array]:
+        return {
+            "gamma": self.gamma,
+            "beta": self.beta,
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+        }
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.gamma.size})"

@@ -1,0 +1,75 @@
+"""What every layer has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Layer", "Out"]
+
+Array = NDArray[Any]
+Out = Array | Literal[False] | None
+
+
+class Layer:
+    """One differentiable step of a network.
+
+    A layer computes into buffers that it keeps: what `forward` and `backward` return is overwritten
+    by their next call, and the input of `forward` has to stay as it is until `backward` has run.
+    The arrays of `parameters`, `gradients` and `state` are the layer's own and stay the same
+    objects for its whole life; optimizers write into them.
+    """
+
+    keeps_output: bool = False  # backward reads what forward returned
+    in_place: bool = False  # backward may write its result over dy
+
+    def forward(self, x: Array, training: bool = True) -> Array:
+        """The layer's output for a batch ``x`` (N, ...); remembers what `backward` needs."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array, out: Out = None) -> Array | None:
+        """The gradient with respect to `forward`'s input; fills `gradients` on the way.
+
+        ``dy`` is the gradient with respect to `forward`'s output. ``out``: None, a buffer of the
+        layer; an array, written there (``dy`` itself where ``in_place``); False, the input's
+        gradient is not computed and None is returned.
+        """
+        raise NotImplementedError
+
+    def parameters(self) -> list[Array]:
+        """The arrays an optimizer updates."""
+        return []
+
+    def gradients(self) -> list[Array]:
+        """One array for each of `parameters`, filled by `backward`."""
+        return []
+
+    def state(self) -> dict[str, Array]:
+        """Name -> array: the parameters and what else a checkpoint has to keep. Not a copy."""
+        return {}
+
+    def check_state(self, state: Mapping[str, Array]) -> None:
+        """ValueError unless names, shapes and dtypes of ``state`` are those of `state`."""
+        own = self.state()
+        if missing := sorted(own.keys() - state.keys()):
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        if unknown := sorted(state.keys() - own.keys()):
+            raise ValueError(f"state holds {', '.join(unknown)}, which this model has not")
+        for name, array in own.items():
+            given = state[name]
+            if given.shape != array.shape or given.dtype != array.dtype:
+                raise ValueError(
+                    f"state[{name!r}] is {given.dtype} {given.shape}, expected {array.dtype} {array.shape}"
+                )
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Copies ``state`` into the layer's arrays, after `check_state`."""
+        self.check_state(state)
+        for name, array in self.state().items():
+            np.copyto(array, state[name])
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draws the initial parameters from ``rng``."""

@@ -1,0 +1,323 @@
+"""The command onepass, run as a user runs it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import onepass
+from onepass import checkpoint, cli
+
+for extra in ("scipy", "sklearn", "tqdm", "safetensors", "matplotlib"):
+    pytest.importorskip(extra)
+
+
+def run(*arguments, cwd, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "onepass", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def assert_one_line(done, folder, code=2):
+    """Exit code, one line on stderr, no traceback, nothing written."""
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("onepass: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("\n")
+    assert not (folder / "runs").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def blobs(rows=90, features=4, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(rows) % classes
+    return rng.normal(size=(rows, features)) + 4 * y[:, None], y
+
+
+def idx(array):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(folder, suffix=""):
+    x, y = blobs(features=12)
+    images = np.clip(x * 10 + 50, 0, 255).astype(np.uint8).reshape(-1, 4, 3)
+    folder.mkdir()
+    for part, rows in (("train", slice(0, 60)), ("t10k", slice(60, 90))):
+        for kind, array in (("images", images[rows]), ("labels", y[rows].astype(np.uint8))):
+            content = idx(array)
+            path = folder / f"{part}-{kind}-idx{array.ndim}-ubyte{suffix}"
+            path.write_bytes(gzip.compress(content) if suffix else content)
+
+
+def test_digits(tmp_path):
+    done = run("train", "digits", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "digits: 1437 training and 360 test rows, 64 features, 10 classes"
+    for word in ("epoch", "loss", "train accuracy", "test accuracy", "learning rate", "seconds"):
+        assert word in lines[1]
+    assert len(lines) == 2 + 25 + 2
+    accuracy = float(lines[-2].removeprefix("test accuracy ").removesuffix("%"))
+    assert accuracy >= 97
+    folder = tmp_path / "runs" / "digits"
+    names = ["checkpoint.json", "curves.png", "history.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert lines[-1] == f"wrote {', '.join(names)} in {folder.relative_to(tmp_path)}"
+    assert len(done.stderr.splitlines()) == 25  # plain lines, not a bar: stderr is no terminal
+
+    history = json.loads((folder / "history.json").read_text())
+    assert len(history) == 25
+    assert history[-1]["validation_accuracy"] == pytest.approx(accuracy / 100, abs=1e-4)
+    assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    loaded = checkpoint.load(folder)
+    assert loaded.meta["test_accuracy"] == history[-1]["validation_accuracy"]
+    assert loaded.arrays["feature_mean"].shape == (64,)
+
+
+def test_the_seed_repeats_the_run_to_the_bit_at_any_thread_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = []
+    try:
+        for threads in "123":
+            options = ["--epochs", "2", "--seed", "7", "--threads", threads, "--out", threads]
+            assert cli.main(["train", "digits", *options]) == 0
+            assert onepass.get_threads() == int(threads)
+            arrays = load_tensors(tmp_path / threads / "model.safetensors")
+            results.append({name: array.tobytes() for name, array in arrays.items()})
+    finally:
+        onepass.set_threads(None)
+    assert len(results[0]) > 20  # parameters, statistics and the optimizer's states
+    assert results[0] == results[1] == results[2]
+
+
+def load_tensors(path):
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+@pytest.mark.parametrize("kind", ["npz", "npz with test rows", "csv", "idx", "idx.gz"])
+def test_files(tmp_path, monkeypatch, capsys, kind):
+    x, y = blobs()
+    if kind.startswith("npz"):
+        name = "blobs.npz"
+        test = {"x_test": x[:30], "y_test": y[:30]} if "test" in kind else {}
+        np.savez(tmp_path / name, x=x, y=y, **test)
+    elif kind == "csv":
+        name = "blobs.csv"
+        table = np.c_[y, x]
+        np.savetxt(tmp_path / name, table, delimiter=",", header="label,a,b,c,d", comments="")
+    else:
+        name = "blobs"
+        write_idx(tmp_path / name, ".gz" if kind == "idx.gz" else "")
+    monkeypatch.chdir(tmp_path)
+    options = ["--epochs", "20", "--hidden", "16", "--batch-size", "16", "--lr", "0.02"]
+    assert cli.main(["train", name, *options]) == 0
+    out, _ = capsys.readouterr()
+    assert float(out.splitlines()[-2].removeprefix("test accuracy ")[:-1]) >= 80
+    assert (tmp_path / "runs" / "blobs" / "model.safetensors").exists()
+    assert not [path for path in (tmp_path / "runs").iterdir() if path.name != "blobs"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--optimizer sgd --lr 0.05 --momentum 0.8 --weight-decay 1e-4 --schedule step",
+        "--optimizer adagrad --schedule constant --no-batch-norm --label-smoothing 0",
+        "--optimizer rmsprop --momentum 0.5 --warmup 0.5 --hidden 8,8,8",
+        "--optimizer adamw --weight-decay 0.1 --hidden none --dtype float64",
+    ],
+)
+def test_options(tmp_path, monkeypatch, capsys, options):
+    x, y = blobs()
+    np.savez(tmp_path / "blobs.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(["train", "blobs.npz", "--epochs", "3", "--out", "out", *options.split()])
+    assert code == 0, capsys.readouterr().err
+    settings = checkpoint.load(tmp_path / "out").meta["settings"]
+    assert settings["optimizer"] in options
+    assert settings["schedule"] == ("cosine" if "--sch" not in options else settings["schedule"])
+    dtype = load_tensors(tmp_path / "out" / "model.safetensors")["model.0.weight"].dtype
+    assert dtype == settings["dtype"]
+
+
+def test_writing_into_a_folder_that_is_there(tmp_path, monkeypatch):
+    x, y = blobs()
+    np.savez(tmp_path / "blobs.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for epochs in "12":
+        assert cli.main(["train", "blobs.npz", "--epochs", epochs, "--out", "out"]) == 0
+    assert len(json.loads((tmp_path / "out" / "history.json").read_text())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs.npz", "out"]
+
+
+def write_bad(folder):
+    """name -> what the message has to say; the files are made in ``folder``."""
+    x, y = blobs()
+    np.savez(folder / "names.npz", a=x, b=y)
+    np.savez(folder / "nan.npz", x=np.where(x > 9, np.nan, x), y=y)
+    np.savez(folder / "one.npz", x=x, y=y * 0)
+    np.savez(folder / "pickle.npz", x=np.array([{}], dtype=object), y=y)
+    (folder / "zip.npz").write_bytes(b"not a zip at all")
+    (folder / "ragged.csv").write_text("1,2,0\n1,1\n")
+    (folder / "word.csv").write_text("a,b,label\n1,2,0\n1,two,1\n")
+    (folder / "empty.csv").touch()
+    (folder / "few.csv").write_text("1,2,0\n1,2,1\n")
+    (folder / "file.txt").write_text("1,2,0\n")
+    (folder / "folder").mkdir()
+    write_idx(folder / "magic")
+    (folder / "magic" / "train-images-idx3-ubyte").write_bytes(b"\x89PNG....")
+    write_idx(folder / "short", ".gz")
+    path = folder / "short" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    return {
+        "missing.npz": "does not exist",
+        "names.npz": "expected arrays x and y",
+        "nan.npz": "NaN or inf",
+        "one.npz": "at least two classes",
+        "pickle.npz": "never loaded",
+        "zip.npz": "not an .npz archive",
+        "ragged.csv": "line 2 has 2 cells",
+        "word.csv": "line 3, cell 2 is 'two'",
+        "empty.csv": "is empty",
+        "few.csv": "too few",
+        "file.txt": "neither .npz nor .csv",
+        "folder": "has no file train-images",
+        "magic": "magic number",
+        "short": "truncated",
+    }
+
+
+def test_a_bad_file_is_one_line_and_nothing_is_written(tmp_path):
+    for name, says in write_bad(tmp_path).items():
+        done = run("train", name, cwd=tmp_path)
+        assert_one_line(done, tmp_path)
+        assert name in done.stderr
+        assert says in done.stderr
+        assert done.stdout == ""
+
+
+BAD_OPTIONS = {
+    "--epochs 0": "--epochs",
+    "--epochs many": "--epochs",
+    "--batch-size -3": "--batch-size",
+    "--lr nan": "--lr",
+    "--lr -1": "--lr",
+    "--optimizer magic": "--optimizer",
+    "--momentum 0.5": "adam has none",
+    "--schedule zigzag": "--schedule",
+    "--warmup 25": "--warmup",
+    "--label-smoothing 2": "--label-smoothing",
+    "--hidden 12,x": "--hidden",
+    "--hidden 0": "--hidden",
+    "--seed -1": "--seed",
+    "--seed 99999999999999999999": "--seed",
+    "--threads 0": "--threads",
+    "--dtype int8": "--dtype",
+    "--out blobs.npz": "--out",
+    "--bogus": "--bogus",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_a_bad_option_is_one_line(tmp_path, monkeypatch, capsys, options):
+    x, y = blobs()
+    np.savez(tmp_path / "blobs.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["train", "blobs.npz", *options.split()])
+    except SystemExit as exit:  # from argparse
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path)
+    assert BAD_OPTIONS[options] in err
+
+
+def test_bad_options_from_outside(tmp_path):
+    assert_one_line(run(cwd=tmp_path), tmp_path)
+    assert_one_line(run("train", cwd=tmp_path), tmp_path)
+    assert_one_line(run("train", "digits", "--lr", "x", cwd=tmp_path), tmp_path)
+
+
+def test_a_run_that_diverges_is_one_line(tmp_path, monkeypatch, capsys):
+    x, y = blobs()
+    np.savez(tmp_path / "blobs.npz", x=x, y=y)
+    monkeypatch.chdir(tmp_path)
+    options = "--optimizer sgd --lr 1e30 --no-batch-norm --schedule constant"
+    code = cli.main(["train", "blobs.npz", *options.split()])
+    out, err = capsys.readouterr()
+    assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path, code=1)
+    assert "epoch 1, batch 2 of 2, at learning rate 1e+30" in err
+
+
+@pytest.mark.parametrize("module", ["sklearn", "tqdm", "safetensors", "matplotlib", "scipy"])
+def test_a_missing_extra_is_one_line(tmp_path, monkeypatch, capsys, module):
+    x, y = blobs()
+    test = {} if module == "sklearn" else {"x_test": x, "y_test": y}
+    np.savez(tmp_path / "blobs.npz", x=x, y=y, **test)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    code = cli.main(["train", "blobs.npz"])
+    out, err = capsys.readouterr()
+    assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path)
+    assert "pip install 'onepass[train]'" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_interrupted(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onepass", "train", "digits", "--epochs", "100000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the data are read, training begins
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    lines = err.splitlines()
+    assert lines[-1] == "onepass: interrupted"
+    assert all(line.startswith("epoch ") for line in lines[:-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info(tmp_path):
+    done = run("info", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for word in (onepass.__version__, onepass.info()["isa"], "threads", "openmp"):
+        assert word in done.stdout
+
+
+def test_a_last_batch_of_one_row(tmp_path, monkeypatch, capsys):
+    x, y = blobs(33)
+    np.savez(tmp_path / "blobs.npz", x=x, y=y, x_test=x, y_test=y)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "blobs.npz", "--epochs", "1", "--batch-size"]
+    assert cli.main([*arguments, "1"]) == 2
+    assert "expected at least 2 with batch norm" in capsys.readouterr().err
+    assert cli.main([*arguments, "16"]) == 0
+    assert json.loads((tmp_path / "runs/blobs/history.json").read_text())[0]["step"] == 2
+    assert cli.main([*arguments, "1", "--no-batch-norm"]) == 0

@@ -1,0 +1,318 @@
+"""The training loop: seeds, resuming, schedules, history, callbacks."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import onepass
+from onepass import losses, nn, optim, schedules
+from onepass.callbacks import Callback, ProgressBar
+from onepass.history import History
+from onepass.trainer import DivergedError, Trainer
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(100, 6)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64) + (X[:, 2] > 1)
+
+
+def network(seed=0, dtype=np.float32):
+    return nn.Sequential(
+        nn.Linear(6, 16, dtype=dtype),
+        nn.BatchNorm(16, dtype=dtype),
+        nn.ReLU(),
+        nn.Linear(16, 3, dtype=dtype),
+        seed=seed,
+    )
+
+
+def trainer(seed=0, schedule=None, callbacks=(), rule=optim.Adam, **options):
+    model = network(seed)
+    optimizer = rule(model.parameters(), **{"lr": 0.01, **options})
+    return Trainer(model, losses.CrossEntropy(), optimizer, schedule, callbacks, seed)
+
+
+def content(model):
+    return {name: array.tobytes() for name, array in model.state().items()}
+
+
+def test_it_learns():
+    trained = trainer()
+    before = trained.evaluate(X, Y)
+    history = trained.fit(X, Y, epochs=40, batch_size=16)
+    after = trained.evaluate(X, Y)
+    assert after["accuracy"] > 0.95 > before["accuracy"]
+    assert after["loss"] < 0.3 * before["loss"]
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_regression_with_mean_squared_error():
+    x = np.linspace(-1, 1, 128).reshape(128, 1)
+    y = 3 * x - 1
+    model = nn.Sequential(nn.Linear(1, 1, dtype=np.float64))
+    trained = Trainer(model, losses.MeanSquaredError(), optim.SGD(model.parameters(), lr=0.3))
+    history = trained.fit(x, y, epochs=60, batch_size=16, validation=(x, y))
+    assert trained.evaluate(x, y) == {"loss": pytest.approx(0, abs=1e-8)}
+    np.testing.assert_allclose(trained.predict(x), y, atol=1e-4)
+    assert "accuracy" not in history[0]
+    assert "validation_loss" in history[0]
+
+
+def test_a_network_that_ends_in_relu():
+    """There the gradient may not be written over the prediction, which ReLU's backward reads."""
+    x, y = X.astype(np.float64), np.abs(X[:, :2]).astype(np.float64)
+    model = nn.Sequential(nn.Linear(6, 2, dtype=np.float64), nn.ReLU())
+    weight = model.layers[0].weight.copy()
+    Trainer(model, losses.MeanSquaredError(), optim.SGD(model.parameters(), lr=1.0)).fit(x, y, batch_size=100)
+    other = nn.Sequential(nn.Linear(6, 2, dtype=np.float64), nn.ReLU())
+    output = other.forward(x)
+    other.backward(2 * (output - y) / y.size)
+    np.testing.assert_allclose(model.layers[0].weight, weight - other.gradients()[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [(1, 2, 3)])
+def test_the_seed_repeats_to_the_bit_at_any_thread_count(threads):
+    before = onepass.get_threads()
+    results = []
+    try:
+        for count in (*threads, 1):
+            onepass.set_threads(count)
+            trained = trainer(seed=5)
+            history = trained.fit(X, Y, epochs=3, batch_size=32, validation=(X, Y))
+            for record in history:
+                del record["seconds"]
+            results.append((content(trained.model), history))
+    finally:
+        onepass.set_threads(before)
+    assert all(result == results[0] for result in results)
+    other = trainer(seed=6)
+    other.fit(X, Y, epochs=3, batch_size=32)
+    assert content(other.model) != results[0][0]
+
+
+def test_two_fits_are_one_long_fit():
+    schedule = schedules.cosine(0.01, 28)
+    whole, parts = trainer(schedule=schedule), trainer(schedule=schedule)
+    history = whole.fit(X, Y, epochs=4, batch_size=16)
+    pieces = parts.fit(X, Y, epochs=1, batch_size=16) + parts.fit(X, Y, epochs=3, batch_size=16)
+    assert content(whole.model) == content(parts.model)
+    assert [r["loss"] for r in history] == [r["loss"] for r in pieces]
+    assert [r["epoch"] for r in pieces] == [1, 2, 3, 4]
+    assert parts.step == 28
+
+
+def test_the_schedule_is_called_before_every_step_and_groups_keep_their_ratio():
+    model = network()
+    parameters = model.parameters()
+    groups = [{"params": parameters[:2], "lr": 0.1}, {"params": parameters[2:], "lr": 0.05}]
+    optimizer = optim.SGD(groups, lr=0.1)
+    seen = []
+
+    class Watch(Callback):
+        def on_step_end(self, trainer, loss):
+            seen.append([group["lr"] for group in trainer.optimizer.param_groups])
+
+    rate = schedules.join([schedules.linear_warmup(0.2, 3), schedules.cosine(0.2, 7)], [3])
+    Trainer(model, losses.CrossEntropy(), optimizer, rate, [Watch()]).fit(X, Y, 2, batch_size=20)
+    assert [first for first, _ in seen] == [rate(step) for step in range(10)]
+    assert [second for _, second in seen] == [rate(step) * 0.5 for step in range(10)]
+
+
+def test_history_has_one_record_an_epoch():
+    history = trainer(schedule=schedules.step_decay(0.1, 7, 0.5)).fit(
+        X, Y, epochs=3, batch_size=16, validation=(X[:30], Y[:30])
+    )
+    assert list(history[0]) == [
+        "epoch",
+        "step",
+        "loss",
+        "accuracy",
+        "skipped",
+        "validation_loss",
+        "validation_accuracy",
+        "learning_rate",
+        "seconds",
+    ]
+    assert history.column("epoch") == [1, 2, 3]
+    assert history.column("step") == [7, 14, 21]
+    assert history.column("learning_rate") == pytest.approx([0.1, 0.05, 0.025])
+    assert history.column("skipped") == [0, 0, 0]
+    assert json.loads(json.dumps(history)) == history
+
+
+def test_loss_of_an_epoch_is_the_mean_over_its_rows():
+    trained = trainer(rule=optim.SGD, lr=0.0)
+    trained.model.layers[1].momentum = 0.0
+    record = trained.fit(X, Y, batch_size=100)[0]
+    prediction = network().forward(X).astype(np.float64)
+    lse = np.log(np.exp(prediction).sum(1))
+    assert record["loss"] == pytest.approx((lse - prediction[np.arange(100), Y]).mean(), rel=1e-6)
+    assert record["accuracy"] == (prediction.argmax(1) == Y).mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_predict_and_evaluate_agree_with_one_big_batch(batch_size):
+    trained = trainer()
+    trained.fit(X, Y, epochs=2, batch_size=25)
+    whole = trained.model.forward(X, False).copy()
+    predicted = trained.predict(X, batch_size)
+    assert predicted.shape == (100, 3)
+    np.testing.assert_allclose(predicted, whole, rtol=1e-5, atol=1e-6)
+    result = trained.evaluate(X, Y, batch_size)
+    assert result["accuracy"] == (whole.argmax(1) == Y).mean()
+    assert result["loss"] == pytest.approx(trained.evaluate(X, Y)["loss"], rel=1e-5)
+
+
+def test_evaluating_changes_nothing():
+    one, two = trainer(), trainer()
+    one.fit(X, Y, epochs=3, batch_size=16)
+    two.fit(X, Y, epochs=3, batch_size=16, validation=(X[:40], Y[:40]))
+    assert content(one.model) == content(two.model)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(bad):
+    x = X.copy()
+    x[17] = bad
+    trained = trainer(lr=0.125)
+    with pytest.raises(DivergedError, match=r"epoch 1, batch \d of 7, at learning rate 0.125"):
+        trained.fit(x, Y, epochs=2, batch_size=16)
+    weight = trained.model.layers[0].weight
+    assert np.isfinite(weight).all()  # the bad batch has moved no parameter
+
+
+def test_a_callback_sees_everything_and_can_stop():
+    seen = []
+
+    class Watch(Callback):
+        def on_fit_begin(self, trainer, epochs, steps):
+            seen.append(("begin", epochs, steps))
+
+        def on_step_end(self, trainer, loss):
+            assert math.isfinite(loss)
+            seen.append(("step", trainer.step))
+
+        def on_epoch_end(self, trainer, record):
+            seen.append(("epoch", record["epoch"]))
+            if record["epoch"] == 2:
+                trainer.stop()
+
+        def on_fit_end(self, trainer, history):
+            seen.append(("end", len(history)))
+
+    trainer(callbacks=[Watch()]).fit(X, Y, epochs=9, batch_size=50)
+    assert seen == [
+        ("begin", 9, 2),
+        ("step", 1),
+        ("step", 2),
+        ("epoch", 1),
+        ("step", 3),
+        ("step", 4),
+        ("epoch", 2),
+        ("end", 2),
+    ]
+
+
+def test_callbacks_end_after_an_error_too():
+    ended = []
+
+    class Watch(Callback):
+        def on_step_end(self, trainer, loss):
+            raise KeyboardInterrupt
+
+        def on_fit_end(self, trainer, history):
+            ended.append(len(history))
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(callbacks=[Watch()]).fit(X, Y)
+    assert ended == [0]
+
+
+def test_plain_lines_where_the_stream_is_no_terminal(capsys):
+    trainer().fit(X, Y, epochs=3, validation=(X, Y))
+    assert capsys.readouterr() == ("", "")
+    trainer().fit(X, Y, epochs=3, validation=(X, Y), verbose=True)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert [line[:10] for line in lines] == ["epoch 1/3:", "epoch 2/3:", "epoch 3/3:"]
+    assert all("loss" in line and "validation accuracy" in line for line in lines)
+
+
+def test_one_bar_for_the_whole_run_on_a_terminal():
+    pytest.importorskip("tqdm")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    trainer(callbacks=[ProgressBar(stream)]).fit(X, Y, epochs=50, batch_size=10)
+    text = stream.getvalue()
+    assert text.count("\n") == 1  # one bar, closed once
+    assert "500/500" in text
+    assert text.count("\r") < 8  # 500 steps in far less than a second
+
+
+def test_table():
+    history = trainer().fit(X, Y, epochs=2, validation=(X, Y))
+    lines = history.table(held_out="test").splitlines()
+    assert len(lines) == 3
+    assert lines[0].split("  ")[0] == "epoch"
+    for heading in ("train accuracy", "test loss", "test accuracy", "learning rate", "seconds"):
+        assert f"  {heading}" in lines[0]
+    assert len({len(line) for line in lines}) == 1
+    assert f"{history[1]['accuracy']:.2%}" in lines[2]
+
+
+@pytest.mark.parametrize("validation", [None, (X, Y)])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_plot_writes_a_png(tmp_path, validation, epochs):
+    pytest.importorskip("matplotlib")
+    history = trainer().fit(X, Y, epochs=epochs, validation=validation)
+    history.plot(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ValueError, match="empty"):
+        History().plot(tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"y": Y[:5]}, "rows"),
+        ({"x": X[:0], "y": Y[:0]}, "rows"),
+        ({"y": Y + 5}, "targets"),
+    ],
+)
+def test_fit_refuses(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        trainer().fit(**{"x": X, "y": Y, **arguments})
+
+
+def test_importing_brings_in_no_extra():
+    """SciPy and the rest are imported when they are needed: the base needs NumPy alone."""
+    program = (
+        "import sys, onepass, onepass.trainer, onepass.checkpoint, onepass.cli, onepass.data;"
+        "extras = {'matplotlib', 'sklearn', 'scipy', 'tqdm', 'safetensors', 'torch', 'jax'};"
+        "sys.exit(', '.join(sorted(extras & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+    assert done.returncode == 0
+
+
+def test_a_last_batch_of_one_row():
+    with pytest.raises(ValueError, match="x"):  # batch norm cannot train on it
+        trainer().fit(X[:33], Y[:33], batch_size=16)
+    trained = trainer()
+    trained.fit(X[:33], Y[:33], epochs=2, batch_size=16, drop_last=True)
+    assert trained.step == 4
