@@ -514,7 +514,7 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                            shape,
                            data<const T>(dy),
                            data<const T>(x),
-                           data<const T>(y),
+                           data<const T>(present(y) ? y : x),
                            data<const T>(gamma),
                            data<const T>(beta),
                            mean,

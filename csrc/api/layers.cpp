@@ -60,7 +60,8 @@ class Product {
         transpose_b_(transpose_b),
         inner_(transpose_a ? a.rows : a.columns),
         by_rows_(c.rows >= c.columns) {
-    constexpr std::int64_t kPieceFlops = 1 << 18, kMostPieces = 16, kShortest = 8;
+    // BLAS packs the operand that is not split once for each piece: pieces are large, 2 Mflop take about 30 us
+    constexpr std::int64_t kPieceFlops = 1 << 21, kMostPieces = 64, kShortest = 64;
     const std::int64_t side = by_rows_ ? c.rows : c.columns;
     pieces_ = std::clamp<std::int64_t>(std::min(flops() / kPieceFlops, side / kShortest), 1, kMostPieces);
     length_ = (side + pieces_ - 1) / pieces_;
