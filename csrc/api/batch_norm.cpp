@@ -33,6 +33,11 @@ struct Channels {
   T* at(int kind) { return numbers.data() + kind * width; }
   ChannelScale<T> scale(std::int64_t c) { return {at(0) + c, at(1) + c, at(2) + c, at(3) + c}; }
   ChannelSlope<T> slope(std::int64_t c) { return {at(4) + c, at(5) + c}; }
+  // From one number a channel to one a column, `times` columns each.
+  void repeat(int first, int last, std::int64_t times) {
+    for (int kind = first; times > 1 && kind < last; ++kind)
+      for (std::int64_t i = width - 1; i >= 0; --i) at(kind)[i] = at(kind)[i / times];
+  }
 };
 
 // Blocks of one channel's runs.
@@ -71,6 +76,11 @@ struct ColumnTiles {
 };
 
 template <typename T>
+T* offset(T* p, std::int64_t c) {
+  return p ? p + c : nullptr;
+}
+
+template <typename T>
 struct Forward {
   const KernelTable& table;
   Shape shape;
@@ -83,30 +93,23 @@ struct Forward {
 
   const FloatKernels<T>& kernels() const { return table.kernels<T>(); }
 
-  // From a channel's sum of squared deviations to all that depends on it; copies > 1: one for each of its columns.
-  void finish(std::int64_t c, double m2) {
-    const double n = static_cast<double>(shape.count());
-    double variance = m2 / n;
-    if (options.training) {
-      if (running_mean) blend(running_mean[c], mean[c]);
-      if (running_var) blend(running_var[c], m2 / (n - 1.0));
-    } else {
-      mean[c] = static_cast<double>(running_mean[c]);
-      variance = static_cast<double>(running_var[c]);
-    }
-    invstd[c] = 1.0 / std::sqrt(variance + options.eps);
-    const T high = static_cast<T>(mean[c]), low = static_cast<T>(mean[c] - static_cast<double>(high));
-    const double scale = invstd[c] * (gamma ? static_cast<double>(gamma[c]) : 1.0);
-    const std::int64_t copies = channels.width / shape.channels;
-    for (std::int64_t i = c * copies; i < (c + 1) * copies; ++i) {
-      channels.at(0)[i] = high;
-      channels.at(1)[i] = low;
-      channels.at(2)[i] = static_cast<T>(scale);
-      channels.at(3)[i] = beta ? beta[c] : T(0);
-    }
-  }
-  void blend(T& running, double batch) const {
-    running = static_cast<T>((1.0 - options.momentum) * static_cast<double>(running) + options.momentum * batch);
+  // Channels [c, c + n): all that follows from their mean and m2 (training) or running statistics.
+  void finish(std::int64_t c, std::int64_t n, const double* m2) {
+    kernels().forward_statistics({.count = static_cast<double>(shape.count()),
+                                  .m2 = options.training ? m2 : nullptr,
+                                  .momentum = options.momentum,
+                                  .eps = options.eps,
+                                  .gamma = offset(gamma, c),
+                                  .beta = offset(beta, c),
+                                  .running_mean = offset(running_mean, c),
+                                  .running_var = offset(running_var, c),
+                                  .mean = mean + c,
+                                  .invstd = invstd + c,
+                                  .mean_high = channels.at(0) + c,
+                                  .mean_low = channels.at(1) + c,
+                                  .scale = channels.at(2) + c,
+                                  .shift = channels.at(3) + c},
+                                 n);
   }
   int team(std::int64_t tasks) const {
     return runtime::team_size(threads, tasks, 3 * shape.elements() * static_cast<std::int64_t>(sizeof(T)));
@@ -145,7 +148,7 @@ struct Forward {
               merge(seen, mean[c], m2, block_count(blocks, b), block_mean, block_m2);
             }
           }
-          finish(c, m2);
+          finish(c, 1, &m2);
           for (std::int64_t b = 0; b < blocks.count; ++b) normalize_block(blocks, c, b);
         }
       });
@@ -168,7 +171,7 @@ struct Forward {
           const auto i = static_cast<std::size_t>(c * blocks.count + b);
           merge(seen, mean[c], m2, block_count(blocks, b), means[i], squares[i]);
         }
-        finish(c, m2);
+        finish(c, 1, &m2);
       }
     });
     runtime::parallel(team_of_blocks, tasks, [&](std::int64_t begin, std::int64_t end) {
@@ -221,15 +224,17 @@ struct Forward {
         table.merge_moments(group * t.group_rows, means.data(), squares.data(),
                             std::min(t.group_rows, t.rows - group * t.group_rows), means.data() + group * t.width,
                             squares.data() + group * t.width, t.width);
-      for (std::int64_t c = 0; c < shape.channels; ++c) {
-        double m2 = 0.0;
+      // the columns of a channel, in order; with one each this leaves all in place
+      for (std::int64_t c = 0; options.training && c < shape.channels; ++c) {
         std::int64_t seen = 0;
-        for (std::int64_t s = 0; options.training && s < shape.inner; ++s) {
-          const auto column = static_cast<std::size_t>(c * shape.inner + s);
-          merge(seen, mean[c], m2, shape.outer, means[column], squares[column]);
-        }
-        finish(c, m2);
+        double m2 = 0.0;
+        for (std::int64_t column = c * shape.inner; column < (c + 1) * shape.inner; ++column)
+          merge(seen, mean[c], m2, shape.outer, means[static_cast<std::size_t>(column)],
+                squares[static_cast<std::size_t>(column)]);
+        squares[static_cast<std::size_t>(c)] = m2;
       }
+      finish(0, shape.channels, squares.data());
+      channels.repeat(0, 4, shape.inner);
     });
     runtime::parallel(team(t.rows), t.rows, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t at = begin * t.width;
@@ -257,26 +262,22 @@ struct Backward {
   }
   T* dresidual_at(std::int64_t at) const { return dresidual ? dresidual + at : nullptr; }
 
-  void start(std::int64_t c) {
-    const T high = static_cast<T>(mean[c]), low = static_cast<T>(mean[c] - static_cast<double>(high));
-    const T scale = static_cast<T>(invstd[c] * (gamma ? static_cast<double>(gamma[c]) : 1.0));
-    const std::int64_t copies = channels.width / shape.channels;
-    for (std::int64_t i = c * copies; i < (c + 1) * copies; ++i) {
-      channels.at(0)[i] = high;
-      channels.at(1)[i] = low;
-      channels.at(2)[i] = scale;
-      channels.at(3)[i] = beta ? beta[c] : T(0);
-    }
+  void start() {
+    kernels().channel_scale(mean, invstd, gamma, beta, channels.at(0), channels.at(1), channels.at(2), channels.at(3),
+                            shape.channels);
   }
-  void finish(std::int64_t c, double sum_dy, double sum_dyx) {
-    const double n = static_cast<double>(shape.count());
-    if (dgamma) dgamma[c] = static_cast<T>(sum_dyx * invstd[c]);
-    if (dbeta) dbeta[c] = static_cast<T>(sum_dy);
-    const std::int64_t copies = channels.width / shape.channels;
-    for (std::int64_t i = c * copies; i < (c + 1) * copies; ++i) {
-      channels.at(4)[i] = training ? static_cast<T>(sum_dy / n) : T(0);
-      channels.at(5)[i] = training ? static_cast<T>(sum_dyx / n * invstd[c] * invstd[c]) : T(0);
-    }
+  // Channels [c, c + n): all that follows from their sums.
+  void finish(std::int64_t c, std::int64_t n, const double* sum_dy, const double* sum_dyx) {
+    kernels().backward_statistics({.count = static_cast<double>(shape.count()),
+                                   .training = training,
+                                   .sum_dy = sum_dy,
+                                   .sum_dyx = sum_dyx,
+                                   .invstd = invstd + c,
+                                   .dgamma = offset(dgamma, c),
+                                   .dbeta = offset(dbeta, c),
+                                   .mean_dy = channels.at(4) + c,
+                                   .slope = channels.at(5) + c},
+                                  n);
   }
 
   void sums_block(const RunBlocks& blocks, std::int64_t c, std::int64_t b, double* sum_dy, double* sum_dyx) {
@@ -295,10 +296,10 @@ struct Backward {
   void by_run() {
     const RunBlocks blocks(shape);
     const int team_of_blocks = team(shape.channels * blocks.count);
+    start();
     if (shape.channels % team_of_blocks == 0 || shape.channels >= 8 * team_of_blocks) {
       runtime::parallel(team(shape.channels), shape.channels, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t c = begin; c < end; ++c) {
-          start(c);
           double sum_dy = 0.0, sum_dyx = 0.0;
           for (std::int64_t b = 0; b < blocks.count; ++b) {
             double first, second;
@@ -306,7 +307,7 @@ struct Backward {
             sum_dy += first;
             sum_dyx += second;
           }
-          finish(c, sum_dy, sum_dyx);
+          finish(c, 1, &sum_dy, &sum_dyx);
           for (std::int64_t b = 0; b < blocks.count; ++b) dx_block(blocks, c, b);
         }
       });
@@ -314,7 +315,6 @@ struct Backward {
     }
     const std::int64_t tasks = shape.channels * blocks.count;
     std::vector<double> first(static_cast<std::size_t>(tasks)), second(static_cast<std::size_t>(tasks));
-    for (std::int64_t c = 0; c < shape.channels; ++c) start(c);
     runtime::parallel(team_of_blocks, tasks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i)
         sums_block(blocks, i / blocks.count, i % blocks.count, &first[static_cast<std::size_t>(i)],
@@ -327,7 +327,7 @@ struct Backward {
           sum_dy += first[static_cast<std::size_t>(c * blocks.count + b)];
           sum_dyx += second[static_cast<std::size_t>(c * blocks.count + b)];
         }
-        finish(c, sum_dy, sum_dyx);
+        finish(c, 1, &sum_dy, &sum_dyx);
       }
     });
     runtime::parallel(team_of_blocks, tasks, [&](std::int64_t begin, std::int64_t end) {
@@ -337,7 +337,8 @@ struct Backward {
 
   void by_column() {
     const ColumnTiles t(shape);
-    for (std::int64_t c = 0; c < shape.channels; ++c) start(c);
+    start();
+    channels.repeat(0, 4, shape.inner);
     std::vector<double> first(static_cast<std::size_t>(t.width * t.groups)), second(first.size());
     const std::int64_t tasks = t.tiles * t.groups;
     runtime::parallel(team(tasks), tasks, [&](std::int64_t begin, std::int64_t end) {
@@ -360,15 +361,23 @@ struct Backward {
       }
     });
     runtime::parallel(1, 1, [&](std::int64_t, std::int64_t) {
-      for (std::int64_t c = 0; c < shape.channels; ++c) {
+      // groups in order, then the columns of a channel in order
+      for (std::int64_t group = 1; group < t.groups; ++group)
+        for (std::int64_t column = 0; column < t.width; ++column) {
+          first[static_cast<std::size_t>(column)] += first[static_cast<std::size_t>(group * t.width + column)];
+          second[static_cast<std::size_t>(column)] += second[static_cast<std::size_t>(group * t.width + column)];
+        }
+      for (std::int64_t c = 0; shape.inner > 1 && c < shape.channels; ++c) {
         double sum_dy = 0.0, sum_dyx = 0.0;
-        for (std::int64_t column = c * shape.inner; column < (c + 1) * shape.inner; ++column)
-          for (std::int64_t group = 0; group < t.groups; ++group) {
-            sum_dy += first[static_cast<std::size_t>(group * t.width + column)];
-            sum_dyx += second[static_cast<std::size_t>(group * t.width + column)];
-          }
-        finish(c, sum_dy, sum_dyx);
+        for (std::int64_t column = c * shape.inner; column < (c + 1) * shape.inner; ++column) {
+          sum_dy += first[static_cast<std::size_t>(column)];
+          sum_dyx += second[static_cast<std::size_t>(column)];
+        }
+        first[static_cast<std::size_t>(c)] = sum_dy;
+        second[static_cast<std::size_t>(c)] = sum_dyx;
       }
+      finish(0, shape.channels, first.data(), second.data());
+      channels.repeat(4, 6, shape.inner);
     });
     runtime::parallel(team(t.rows), t.rows, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t at = begin * t.width;

@@ -104,6 +104,54 @@ inline void merge_moments(std::int64_t count_a, double* __restrict mean_a, doubl
   }
 }
 
+// The numbers of each channel in the kernels' type: the mean in two parts, gamma invstd, beta.
+template <typename T>
+void channel_scale(const double* __restrict mean, const double* __restrict invstd, const T* gamma, const T* beta,
+                   T* __restrict mean_high, T* __restrict mean_low, T* __restrict scale, T* __restrict shift,
+                   std::int64_t channels) {
+  for (std::int64_t c = 0; c < channels; ++c) {
+    mean_high[c] = static_cast<T>(mean[c]);
+    mean_low[c] = static_cast<T>(mean[c] - static_cast<double>(mean_high[c]));
+  }
+  for (std::int64_t c = 0; c < channels; ++c)
+    scale[c] = static_cast<T>(gamma ? invstd[c] * static_cast<double>(gamma[c]) : invstd[c]);
+  for (std::int64_t c = 0; c < channels; ++c) shift[c] = beta ? beta[c] : T(0);
+}
+
+template <typename T>
+void blend(T* __restrict running, const double* __restrict batch, double factor, double momentum,
+           std::int64_t channels) {
+  for (std::int64_t c = 0; c < channels; ++c)
+    running[c] = static_cast<T>((1.0 - momentum) * static_cast<double>(running[c]) + momentum * (batch[c] * factor));
+}
+
+template <typename T>
+void forward_statistics(const onepass::ForwardStatistics<T>& s, std::int64_t channels) {
+  double* __restrict invstd = s.invstd;
+  if (s.m2) {
+    const double* __restrict m2 = s.m2;
+    for (std::int64_t c = 0; c < channels; ++c) invstd[c] = 1.0 / __builtin_sqrt(m2[c] / s.count + s.eps);
+    if (s.running_mean) blend(s.running_mean, s.mean, 1.0, s.momentum, channels);
+    if (s.running_var) blend(s.running_var, m2, 1.0 / (s.count - 1.0), s.momentum, channels);
+  } else {
+    for (std::int64_t c = 0; c < channels; ++c) s.mean[c] = static_cast<double>(s.running_mean[c]);
+    for (std::int64_t c = 0; c < channels; ++c)
+      invstd[c] = 1.0 / __builtin_sqrt(static_cast<double>(s.running_var[c]) + s.eps);
+  }
+  channel_scale(s.mean, s.invstd, s.gamma, s.beta, s.mean_high, s.mean_low, s.scale, s.shift, channels);
+}
+
+template <typename T>
+void backward_statistics(const onepass::BackwardStatistics<T>& s, std::int64_t channels) {
+  for (std::int64_t c = 0; s.dgamma && c < channels; ++c) s.dgamma[c] = static_cast<T>(s.sum_dyx[c] * s.invstd[c]);
+  for (std::int64_t c = 0; s.dbeta && c < channels; ++c) s.dbeta[c] = static_cast<T>(s.sum_dy[c]);
+  const double share = s.training ? 1.0 / s.count : 0.0;
+  for (std::int64_t c = 0; c < channels; ++c) {
+    s.mean_dy[c] = s.training ? static_cast<T>(s.sum_dy[c] * share) : T(0);
+    s.slope[c] = s.training ? static_cast<T>(s.sum_dyx[c] * share * s.invstd[c] * s.invstd[c]) : T(0);
+  }
+}
+
 template <typename T>
 inline T normalized(T x, T high, T low, T scale, T shift) {
   return ((x - high) - low) * scale + shift;

@@ -41,6 +41,26 @@ struct ChannelSlope {
   const T* slope;    // mean(dy (x - mean)) * invstd^2
 };
 
+// What the statistics of some channels lead to. Every array is (channels); null where it is absent.
+template <typename T>
+struct ForwardStatistics {
+  double count;      // values of a channel
+  const double* m2;  // sums of squared deviations from mean; null: inference, from the running statistics
+  double momentum, eps;
+  const T *gamma, *beta;
+  T *running_mean, *running_var;
+  double *mean, *invstd;
+  T *mean_high, *mean_low, *scale, *shift;  // written, the members of ChannelScale
+};
+template <typename T>
+struct BackwardStatistics {
+  double count;
+  bool training;
+  const double *sum_dy, *sum_dyx, *invstd;
+  T *dgamma, *dbeta;
+  T *mean_dy, *slope;  // written, the members of ChannelSlope
+};
+
 enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
 
 template <typename T>
@@ -69,6 +89,10 @@ struct FloatKernels {
   void (*gradient_columns)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
                            std::int64_t rows, std::int64_t columns, std::int64_t stride, double* sum_dy,
                            double* sum_dyx);
+  void (*forward_statistics)(const ForwardStatistics<T>& statistics, std::int64_t channels);
+  void (*channel_scale)(const double* mean, const double* invstd, const T* gamma, const T* beta, T* mean_high,
+                        T* mean_low, T* scale, T* shift, std::int64_t channels);
+  void (*backward_statistics)(const BackwardStatistics<T>& statistics, std::int64_t channels);
   void (*normalize_run)(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel,
                         std::int64_t rows, std::int64_t n, std::int64_t stride);
   void (*normalize_columns)(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel,
