@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import onepass
+from onepass import kernels, reference
 
 hypothesis.settings.register_profile("onepass", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("onepass")
@@ -28,6 +29,12 @@ def pytest_report_header() -> str:
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> np.dtype[Any]:
     return np.dtype(request.param)
+
+
+@pytest.fixture(params=["kernels", "reference"])
+def functions(request: pytest.FixtureRequest) -> Any:
+    """What holds for the kernels must hold for their oracle too."""
+    return {"kernels": kernels, "reference": reference}[request.param]
 
 
 @pytest.fixture

@@ -239,9 +239,9 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   std::int64_t grains = 0;
   bool occurs[2] = {false, false};  // float, double
   for (const PlannedTensor& t : plan->tensors) {
+    if (!t.active) continue;
     if (t.group < 0 || static_cast<std::size_t>(t.group) >= group_count)
       return fail(ONEPASS_INVALID_VALUE, "group: a tensor names group %d, but there are %zu", t.group, group_count);
-    if (!t.active) continue;
     grains += t.grains;
     occurs[t.item == sizeof(double)] = true;
   }

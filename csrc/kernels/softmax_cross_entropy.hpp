@@ -33,8 +33,10 @@ struct ExpSum {
   double others;   // sum over all elements but one
   double special;  // that one: kept apart, so that 1 - p of a confident row does not cancel
   double total() const { return others + special; }
-  // log of the total; `largest` says that special is exp(0)
-  double log(bool largest) const { return largest ? log1p_nonnegative(others) : log_positive(total()); }
+  // log of the total; `largest` says that special is exp(0), or NaN where the largest logit is infinite
+  double log(bool largest) const {
+    return largest ? log1p_nonnegative(others) + (special - special) : log_positive(total());
+  }
 };
 
 // exp(x - max) into e (if stored), and its sum.
@@ -118,13 +120,20 @@ double cross_entropy_any(const CrossEntropyRow<T>& row) {
     return (keep * given + smooth) * (row.weight ? static_cast<double>(row.weight[j]) : 1.0);
   };
   const T max = row_maximum(row.logits, n);
-  double mass = 0.0, distance = 0.0;
-  for (std::int64_t j = 0; j < n; ++j) {
-    const double t = target(j);
-    mass += t;
-    const double d = static_cast<double>(max) - static_cast<double>(row.logits[j]);
-    distance += t != 0.0 ? t * d : 0.0;  // a class of no weight may have a logit of minus infinity
-  }
+  Lanes<double> masses = Lanes<double>::all(0.0), distances = masses;
+  for_groups(n, [&](std::int64_t j, std::int64_t count) {
+    double t[kLanes] = {}, d[kLanes] = {};
+    for (std::int64_t l = 0; l < count; ++l) {
+      t[l] = target(j + l);
+      const double far = static_cast<double>(max) - static_cast<double>(row.logits[j + l]);
+      d[l] = t[l] != 0.0 ? t[l] * far : 0.0;  // a class of no weight may have a logit of minus infinity
+    }
+    masses = masses + Lanes<double>::load(t);
+    distances = distances + Lanes<double>::load(d);
+  });
+  // without weights a class's smoothed distribution has mass 1 exactly
+  const double mass = row.weight || row.probabilities ? masses.sum() : 1.0;
+  const double distance = distances.sum();
   const std::int64_t special = first_equal(row.logits, n, max);
   const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, special);
   const double log_sum = sum.log(true);

@@ -9,9 +9,9 @@ namespace onepass::runtime {
 
 // Below this many bytes of memory traffic (or the time that they stand for) waking a second thread costs more than it
 // brings; measured, docs/performance.md.
-inline constexpr std::int64_t kSerialBytes = 128 * 1024;
+inline constexpr std::int64_t kSerialBytes = 512 * 1024;
 // One byte of traffic takes about as long as this many floating-point operations of a matrix product.
-inline constexpr std::int64_t kFlopsPerByte = 4;
+inline constexpr std::int64_t kFlopsPerByte = 2;
 
 int get_threads();
 void set_threads(int threads);  // 0: the default

@@ -78,10 +78,10 @@ def softmax_cross_entropy(
     (0.41, [[-0.06, 0.06], [0.25, -0.25]])
     """
     code = _reduction(reduction)
-    gradient = _gradient_buffer(grad, logits)
+    gradient = _gradient_buffer(grad, logits, "logits")
     losses = None
     if code == 0:
-        shape = logits.shape
+        shape = _shape(logits, "logits")
         losses = np.empty(shape[:1] + shape[2:], logits.dtype)
     total = _core.softmax_cross_entropy(
         logits, targets, weight, ignore_index, label_smoothing, z_loss, code, losses, gradient, threads or 0
@@ -254,7 +254,7 @@ def linear(
     """
     _blas.connect()
     if out is None:
-        out = np.empty((x.shape[0], weight.shape[0]), x.dtype)
+        out = np.empty((*_shape(x, "x")[:1], *_shape(weight, "weight")[:1]), x.dtype)
     _core.linear(x, weight, bias, relu, out, threads or 0)
     return out
 
@@ -279,10 +279,10 @@ def linear_backward(
     ([[3.0, 4.0], [3.0, 4.0]], [[1.0, 1.0]], [2.0])
     """
     _blas.connect()
-    dx = _gradient_buffer(dx, x)
-    dweight = _gradient_buffer(dweight, weight)
+    dx = _gradient_buffer(dx, x, "x")
+    dweight = _gradient_buffer(dweight, weight, "weight")
     if dbias is None:
-        dbias = np.empty(weight.shape[0], weight.dtype)
+        dbias = np.empty(_shape(weight, "weight")[:1], weight.dtype)
     elif dbias is False:
         dbias = None
     _core.linear_backward(dy, x, weight, dx, dweight, dbias, threads or 0)
@@ -332,8 +332,8 @@ def mean_squared_error(
     (2.0, array([ 0., -2.]))
     """
     code = _reduction(reduction)
-    gradient = _gradient_buffer(grad, prediction)
-    losses = np.empty_like(prediction) if code == 0 else None
+    gradient = _gradient_buffer(grad, prediction, "prediction")
+    losses = _like(prediction, "prediction") if code == 0 else None
     total = _core.mean_squared_error(prediction, target, code, losses, gradient, threads or 0)
     return (total if losses is None else losses), gradient
 
@@ -345,16 +345,20 @@ def _reduction(name: str) -> int:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {name!r}") from None
 
 
-def _like(x: Array, name: str) -> Array:
-    # a C-contiguous array like x, even where x is a view with gaps
+def _shape(x: Array, name: str) -> tuple[int, ...]:
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(x).__name__}; make one with numpy.asarray first")
-    return np.empty(x.shape, x.dtype)
+    return x.shape
 
 
-def _gradient_buffer(grad: Array | bool | None, model: Array) -> Array | None:
+def _like(x: Array, name: str) -> Array:
+    # C-contiguous, even where x is a view with gaps
+    return np.empty(_shape(x, name), x.dtype)
+
+
+def _gradient_buffer(grad: Array | bool | None, model: Array, name: str) -> Array | None:
     if grad is None:
-        return _like(model, "logits")
+        return _like(model, name)
     if grad is False:
         return None
     if grad is True:

@@ -9,15 +9,22 @@ that both give the same bits; their steps stand beside the classes in onepass/op
 
 from __future__ import annotations
 
-import ctypes
-import platform
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._checks import (
+    check_apart,
+    check_contiguous,
+    check_float,
+    check_in_place,
+    check_like,
+    check_vector,
+    check_writable,
+)
+from onepass._subnormals import flush_subnormals
 from onepass._types import BatchNormSaved, Update
 from onepass._update_functions import UpdateFunction, make_update_function
 
@@ -43,11 +50,16 @@ def softmax_cross_entropy(
     >>> round(loss, 4), grad.round(3).tolist()
     (0.41, [[-0.06, 0.06], [0.25, -0.25]])
     """
-    _check_float("logits", logits)
+    check_float("logits", logits)
     if logits.ndim < 2 or logits.size == 0:
         raise ValueError(f"logits: expected (N, C) or (N, C, d1, ...), not empty, got {logits.shape}")
     _check_reduction(reduction)
     classes = logits.shape[1]
+    check_vector("weight", weight, classes, logits.dtype)
+    if isinstance(grad, np.ndarray):
+        check_like("grad", grad, "logits", logits)
+        check_writable("grad", grad)
+        check_in_place("grad", grad, "logits", logits)
     x = np.moveaxis(logits, 1, -1).astype(np.float64)  # (N, d1, ..., C)
     w = np.ones(classes) if weight is None else weight.astype(np.float64)
     if targets.dtype.kind == "f":
@@ -112,7 +124,7 @@ def _sum_of_others(p: Array) -> Array:
     at = p.argmax(-1, keepdims=True)
     small = p.copy()
     np.put_along_axis(small, at, 0.0, -1)
-    rest = total - p
+    rest: Array = total - p
     np.put_along_axis(rest, at, small.sum(-1, keepdims=True), -1)
     return rest
 
@@ -123,7 +135,7 @@ def softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: int 
     >>> softmax(np.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    _check_float("x", x)
+    check_float("x", x)
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
         e = np.exp(wide - wide.max(axis, keepdims=True))
@@ -136,7 +148,7 @@ def log_softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: 
     >>> log_softmax(np.array([0.0, 0.0])).round(4).tolist()
     [-0.6931, -0.6931]
     """
-    _check_float("x", x)
+    check_float("x", x)
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
         shifted = wide - wide.max(axis, keepdims=True)
@@ -172,9 +184,19 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    _check_float("x", x)
+    check_float("x", x)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"x: expected at least 2 axes, not empty, got {x.shape}")
+    check_contiguous("x", x)
+    for name, vector in (
+        ("gamma", gamma),
+        ("beta", beta),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        check_vector(name, vector, x.shape[channel_axis], x.dtype)
+    if training:
+        check_apart("out", out, "x", x)
     axes, wide = _other_axes(x, channel_axis), x.astype(np.float64)
     count = x.size // x.shape[channel_axis]
     if training:
@@ -229,6 +251,8 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15), dbeta.tolist()
     (True, [1.0])
     """
+    check_float("x", x)
+    check_like("dy", dy, "x", x)
     axes, shape = _other_axes(x, saved.channel_axis), _channel_shape(x, saved.channel_axis)
     invstd = saved.invstd.reshape(shape)
     xhat = (x.astype(np.float64) - saved.mean.reshape(shape)) * invstd
@@ -347,36 +371,6 @@ def mean_squared_error(
     return float(squares.sum() * scale), written
 
 
-@contextmanager
-def flush_subnormals() -> Iterator[None]:
-    """Let NumPy treat subnormal numbers as zero in this thread, as the kernels do: results and inputs.
-
-    Sets the control word of the floating-point unit through the C library (Linux on x86-64 and aarch64; elsewhere it
-    does nothing, and the updates' bits can differ where numbers are subnormal).
-
-    >>> with flush_subnormals():
-    ...     product = np.array([1e-30], np.float32) * np.array([1e-15], np.float32)
-    >>> float(product[0])
-    0.0
-    """
-    layout = {"x86_64": (32, 28, 0x8040), "aarch64": (8, 0, 1 << 24)}.get(platform.machine())
-    if platform.system() != "Linux" or layout is None:
-        yield
-        return
-    size, offset, bits = layout  # of fenv_t: its bytes, where the control word is, and its bits for flushing
-    libc = ctypes.CDLL(None)
-    saved = ctypes.create_string_buffer(size)
-    libc.fegetenv(saved)
-    changed = ctypes.create_string_buffer(saved.raw, size)
-    word = ctypes.c_uint32.from_buffer(changed, offset)
-    word.value |= bits
-    libc.fesetenv(changed)
-    try:
-        yield
-    finally:
-        libc.fesetenv(saved)
-
-
 def __getattr__(name: str) -> UpdateFunction:
     # the optimizer updates: their steps are registered by the files of onepass.optim
     import onepass.optim  # noqa: F401
@@ -404,19 +398,14 @@ def _update_function(name: str) -> UpdateFunction:
 
 def _give(value: Array, model: Array, out: Array | None) -> Array:
     # rounded once, to the model's type
-    if out is None:
-        with np.errstate(all="ignore"):
-            return value.astype(model.dtype)
     with np.errstate(all="ignore"):
-        out[...] = value
+        rounded: Array = value.astype(model.dtype)
+        if out is None:
+            return rounded
+        check_like("out", out, "the result", rounded)
+        check_writable("out", out)
+        out[...] = rounded
     return out
-
-
-def _check_float(name: str, x: Any) -> None:
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(x).__name__}; make one with numpy.asarray first")
-    if x.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name}: expected float32 or float64, got {x.dtype}; convert it first")
 
 
 def _check_reduction(name: str) -> None:

@@ -1,0 +1,265 @@
+"""Runs every kernel over a fixed grid and prints one hash for each case as JSON: {"isa", "hashes", "differences",
+"teams"}.
+
+Inside, each case is run with 1, 2, 3 and 8 threads, on arrays and on views that start one element later; what does not
+give the same bits is named in "differences". "teams" says how many threads each case's largest size really had when it
+could have 8. tests/test_bits.py runs it once for each instruction-set level.
+
+    ONEPASS_ISA=x86-64-v2 python tests/bits_worker.py [part of a case's name]
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+import zlib
+
+import numpy as np
+from measure import bits
+
+import onepass
+from onepass import kernels
+
+SMALL = range(1, 68)
+PLACES = [(offset, threads) for offset in (0, 1) for threads in (1, 2, 3, 8)]
+SMALL_PLACES = [(0, 1), (1, 2), (0, 3), (1, 8)]  # small work runs serially whatever threads says
+
+
+@functools.cache
+def bank(dtype, values):
+    """Random numbers that all cases draw from."""
+    size = 1 << 19
+    rng = np.random.default_rng(7)
+    draw = rng.normal(size=size)
+    if values == "tiny":  # around the smallest normal number, many below it, both signs of zero
+        draw = np.sign(draw) * float(np.finfo(dtype).tiny) * 10.0 ** rng.integers(-4, 5, size)
+        draw[rng.random(size) < 0.1] *= 0.0
+    elif values == "wild":
+        pick = rng.random(size)
+        for i, value in enumerate((np.nan, np.inf, -np.inf, -0.0)):
+            draw[(pick >= 0.04 * i) & (pick < 0.04 * (i + 1))] = value
+    return draw.astype(dtype)
+
+
+class Arrays:
+    """Makes a case's inputs, each `offset` elements into its memory; `seed` says where in the bank they begin."""
+
+    def __init__(self, dtype, seed, offset, values):
+        self.dtype, self.offset = np.dtype(dtype), offset
+        self.bank, self.at = bank(self.dtype, values), seed
+
+    def empty(self, *shape, dtype=None):
+        size = math.prod(shape)
+        memory = np.empty(size + 1, dtype or self.dtype)
+        return memory[self.offset : self.offset + size].reshape(shape)
+
+    def zeros(self, *shape):
+        a = self.empty(*shape)
+        a[...] = 0
+        return a
+
+    def new(self, *shape):
+        a = self.empty(*shape)
+        begin = self.at % (self.bank.size - a.size)
+        a[...] = self.bank[begin : begin + a.size].reshape(shape)
+        self.at += a.size
+        return a
+
+    def positive(self, *shape):
+        a = self.new(*shape)
+        np.abs(a, out=a)
+        return a
+
+    def labels(self, rows, classes):
+        labels = self.empty(*rows, dtype=np.int64)
+        flat = np.arange(labels.size) * 7919 + self.at
+        labels[...] = np.where(flat % 10 == 3, -100, flat % classes).reshape(rows)
+        return labels
+
+
+OPTIONS = {  # none at its default
+    "lr": 0.05, "weight_decay": 0.03, "momentum": 0.8, "dampening": 0.2, "nesterov": True, "lr_decay": 0.01,
+    "alpha": 0.9, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6,
+}  # fmt: skip
+
+
+def update(name):
+    rule = kernels.UPDATES[name]
+    known = {option: OPTIONS[option] for option in rule.hyperparameters}
+
+    def run(arrays, n, threads):
+        params = [arrays.new(n), arrays.new(3, (n + 2) // 3)]
+        states = [[arrays.zeros(*p.shape) for p in params] for _ in rule.states]
+        extra = {"grad_scale": 0.7, "maximize": n % 3 == 0, **(known if n % 2 else {})}
+        for step in (1, 2, 3):
+            grads = [arrays.new(*p.shape) for p in params]
+            getattr(kernels, name)(params, grads, *states, step=step, threads=threads, **extra)
+        return [*params, *(s for state in states for s in state)]
+
+    return run
+
+
+def cross_entropy(wide=True, place="new", smooth=0.0, weighted=False, given=False, reduction="mean", z_loss=0.0):
+    def run(arrays, n, threads):
+        shape = (max(3, 40_000 // n), n) if wide and n > 67 else (3, n) if wide else (n, 5)
+        x = arrays.new(*shape)
+        x *= 4
+        targets = arrays.positive(*shape) if given else arrays.labels(shape[:1], shape[1])
+        weight = arrays.positive(shape[1]) if weighted else None
+        grad = {"new": arrays.empty(*shape), "in place": x, "none": False}[place]
+        loss, grad = kernels.softmax_cross_entropy(
+            x, targets, weight, label_smoothing=smooth, z_loss=z_loss, reduction=reduction, grad=grad, threads=threads
+        )
+        return [np.asarray(loss)] if grad is None else [np.asarray(loss), grad]
+
+    return run
+
+
+def cross_entropy_3d(arrays, n, threads):
+    x = arrays.new(2, 7, n)
+    loss, grad = kernels.softmax_cross_entropy(x, arrays.labels((2, n), 7), threads=threads)
+    return [np.asarray(loss), grad]
+
+
+def along_axis(name, axis):
+    def run(arrays, n, threads):
+        x = arrays.new(5, n) if n <= 67 else arrays.new(41, n)
+        out = arrays.empty(*x.shape)
+        return [getattr(kernels, name)(x, axis, out, threads=threads)]
+
+    return run
+
+
+def batch_norm(shape_of, training=True, relu=False, residual=False):
+    """Forward and backward."""
+
+    def run(arrays, n, threads):
+        shape = shape_of(n)
+        channels = shape[1]
+        x = arrays.new(*shape)
+        x += 3
+        gamma, beta, mean, var = (
+            arrays.new(channels),
+            arrays.new(channels),
+            arrays.new(channels),
+            arrays.positive(channels),
+        )
+        y, saved = kernels.batch_norm(
+            x, gamma, beta, mean, var, training, relu=relu, residual=arrays.new(*shape) if residual else None,
+            out=arrays.empty(*shape), threads=threads,
+        )  # fmt: skip
+        dy = arrays.new(*shape)
+        gradients = kernels.batch_norm_backward(dy, x, gamma, saved, out=arrays.empty(*shape), threads=threads)
+        return [y, saved.mean, saved.invstd, mean, var, *gradients]
+
+    return run
+
+
+def global_norm(arrays, n, threads):
+    return [np.asarray(kernels.global_norm([arrays.new(n), arrays.new(3, n)[:, ::2]], threads=threads))]
+
+
+def relu(arrays, n, threads):
+    x = arrays.new(n)
+    y = kernels.relu(x, arrays.empty(n), threads=threads)
+    dx = kernels.relu_backward(arrays.new(n), y, arrays.empty(n), threads=threads)
+    return [y, dx, kernels.relu(x, out=x, threads=threads)]
+
+
+def mean_squared_error(reduction):
+    def run(arrays, n, threads):
+        grad = arrays.empty(n)
+        loss, _ = kernels.mean_squared_error(arrays.new(n), arrays.new(n), reduction, grad, threads=threads)
+        return [np.asarray(loss), grad]
+
+    return run
+
+
+def linear(arrays, n, threads):
+    rows, inner, columns = (n, 13, 11) if n <= 67 else (n % 977, 129, 67)
+    x, weight, bias = arrays.new(rows, inner), arrays.new(columns, inner), arrays.new(columns)
+    y = kernels.linear(x, weight, bias, relu=True, out=arrays.empty(rows, columns), threads=threads)
+    outs = arrays.empty(*x.shape), arrays.empty(*weight.shape), arrays.empty(columns)
+    return [y, *kernels.linear_backward(arrays.new(rows, columns), x, weight, *outs, threads=threads)]
+
+
+CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
+    **{name: (update(name), (9_973, 100_003)) for name in kernels.UPDATES},
+    "cross_entropy": (cross_entropy(), (1_009, 50_257)),
+    "cross_entropy rows": (cross_entropy(wide=False), (12_347,)),
+    "cross_entropy in place": (cross_entropy(place="in place"), (1_009,)),
+    "cross_entropy loss only": (cross_entropy(place="none"), (1_009,)),
+    "cross_entropy none": (cross_entropy(reduction="none"), (1_009,)),
+    "cross_entropy weight z_loss": (cross_entropy(weighted=True, z_loss=1e-3), (1_009,)),
+    "cross_entropy smooth weight": (cross_entropy(smooth=0.1, weighted=True), (1_009,)),
+    "cross_entropy probabilities": (cross_entropy(given=True, reduction="sum"), (1_009,)),
+    "cross_entropy 3-D": (cross_entropy_3d, (4_099,)),
+    "softmax": (along_axis("softmax", -1), (1_025, 4_999)),
+    "softmax columns": (along_axis("softmax", 0), (4_999,)),
+    "log_softmax": (along_axis("log_softmax", -1), (1_025, 4_999)),
+    "batch_norm channels": (batch_norm(lambda n: (7, n) if n <= 67 else (151, n)), (67 * 8 + 1,)),
+    "batch_norm rows": (batch_norm(lambda n: (n + 1, 5)), (20_011,)),
+    "batch_norm runs": (batch_norm(lambda n: (3, 4, n)), (6_007,)),
+    "batch_norm few channels": (batch_norm(lambda n: (5, 3, n), relu=True), (6_007,)),
+    "batch_norm many channels": (batch_norm(lambda n: (4, 40, 5, 5) if n <= 67 else (4, 40, 23, 19)), (437,)),
+    "batch_norm residual": (batch_norm(lambda n: (3, 4, n), residual=True), (4_001,)),
+    "batch_norm relu residual": (batch_norm(lambda n: (n + 1, 6), relu=True, residual=True), (8_009,)),
+    "batch_norm inference": (batch_norm(lambda n: (3, 4, n), training=False, relu=True), (6_007,)),
+    "global_norm": (global_norm, (100_003,)),
+    "relu": (relu, (100_003,)),
+    "mean_squared_error": (mean_squared_error("mean"), (100_003,)),
+    "mean_squared_error none": (mean_squared_error("none"), (100_003,)),
+    "linear": (linear, (977 + 401, 977 + 976)),
+}
+BLAS = {"linear"}  # the product's own treatment of NaN and subnormals is BLAS's
+
+
+def main(part):
+    hashes, differences, teams = {}, [], {}
+    kernels.linear(np.ones((1, 1)), np.ones((1, 1)))  # BLAS starts its threads
+    alone = tasks_after_a_team_of_two()
+    for name, (run, large) in CASES.items():
+        if part not in name:
+            continue
+        for dtype in ("float32", "float64"):
+            for n in (*SMALL, *large):
+                special = () if name in BLAS or n % 8 not in (0, 1, 7) else ("tiny", "wild")
+                for values in ("normal", *special):
+                    key = f"{name} | {dtype} | {n} | {values}"
+                    places = SMALL_PLACES if n in SMALL else PLACES
+                    found = [_hash(run, name, dtype, n, values, *place) for place in places]
+                    hashes[key] = found[0]
+                    differences += [f"{key} | {p}" for p, h in zip(places, found, strict=True) if h != found[0]]
+        tasks_after_a_team_of_two(alone)
+        _hash(run, name, "float32", max(large), "normal", 0, 8)
+        teams[name] = 2 + len(os.listdir("/proc/self/task")) - alone
+    report = {"isa": onepass.info()["isa"], "hashes": hashes, "differences": differences, "teams": teams}
+    json.dump(report, sys.stdout)
+
+
+def tasks_after_a_team_of_two(expected=None):
+    """Threads of this process when the team has been cut to two; those of a larger team take a moment to leave."""
+    x = np.zeros(1 << 18, np.float32)
+    kernels.relu(x, x, threads=2)
+    deadline = time.monotonic() + 1
+    while (tasks := len(os.listdir("/proc/self/task"))) != expected and expected and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return tasks
+
+
+def _hash(run, name, dtype, n, values, offset, threads):
+    arrays = Arrays(dtype, zlib.crc32(f"{name} {n}".encode()), offset, values)
+    digest = hashlib.blake2b(digest_size=8)
+    with np.errstate(all="ignore"):
+        for output in run(arrays, n, threads):
+            digest.update(bits(output).tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")

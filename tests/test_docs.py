@@ -1,0 +1,72 @@
+"""Every example in a docstring and every Python block of the README runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onepass
+
+ROOT = Path(__file__).parents[1]
+MODULES = ["onepass", *sorted(m.name for m in pkgutil.walk_packages(onepass.__path__, "onepass."))]
+MODULES = [name for name in MODULES if name not in ("onepass._core", "onepass.__main__")]
+
+
+def blocks(path):
+    """[(line number, whether it is marked as needing torch, code)] of a Markdown file's Python blocks."""
+    text = path.read_text(encoding="utf-8")
+    found = re.finditer(r"(?P<mark><!-- needs torch -->\n)?```python\n(?P<code>.*?)```", text, re.DOTALL)
+    return [(text[: m.start("code")].count("\n") + 1, bool(m["mark"]), m["code"]) for m in found]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", ["kernels", "reference"])
+def test_every_public_kernel_has_an_example(name):
+    module = importlib.import_module(f"onepass.{name}")
+    own = {k: v for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__}
+    updates = importlib.import_module("onepass.kernels").UPDATES
+    public = {k: v for k, v in own.items() if not k.startswith("_") and k not in updates and not isinstance(v, type)}
+    assert len(public) >= 11
+    assert [k for k, v in public.items() if ">>> " not in (v.__doc__ or "")] == []
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_every_optimizer_has_an_example_and_its_formula(name):
+    document = getattr(importlib.import_module("onepass.optim"), name).__doc__
+    assert ">>> " in document
+    assert re.search(r"\b(19|20)\d\d\b", document), "the paper's year"
+
+
+@pytest.mark.parametrize(
+    ("line", "needs_torch", "code"), blocks(ROOT / "README.md"), ids=lambda v: f"line {v}" if type(v) is int else ""
+)
+def test_readme_block(line, needs_torch, code, tmp_path):
+    if needs_torch:
+        pytest.importorskip("torch")
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_readme_has_python_blocks():
+    assert len(blocks(ROOT / "README.md")) >= 3

@@ -1,0 +1,235 @@
+"""The optimizers follow torch.optim (single-tensor) step for step, and do not share the faults of its fused kernels.
+
+Bound: both sides round the parameter once a step, and round the direction that is subtracted, in different orders. So
+after k steps an element may be off by at most about k units in the last place of the path that it has walked: its
+largest magnitude plus all it has moved. Rounding being as often up as down, the largest distance over this grid is 9 of
+those units; the bound is 16. A wrong formula is off by thousands of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from measure import ulps
+
+from onepass import optim
+
+torch = pytest.importorskip("torch")
+
+STEPS, BOUND = 50, 16
+SHAPES = [(17,), (5, 7), (1,)]
+
+
+def grid(**options):
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+CASES = [
+    *[("SGD", o) for o in grid(lr=[0.1], momentum=[0.0], weight_decay=[0.0, 0.1], maximize=[False, True])],
+    *[
+        ("SGD", o)
+        for o in grid(lr=[0.05], momentum=[0.5, 0.9], dampening=[0.0, 0.3], weight_decay=[0.0, 0.1], maximize=[False, True])
+    ],
+    *[
+        ("SGD", o)
+        for o in grid(lr=[0.05], momentum=[0.9], nesterov=[True], weight_decay=[0.0, 0.1], maximize=[False, True])
+    ],
+    *[
+        ("Adagrad", o)
+        for o in grid(
+            lr=[0.1], lr_decay=[0.0, 0.1], weight_decay=[0.0, 0.1], initial_accumulator_value=[0.0, 0.5],
+            eps=[1e-10, 1e-2], maximize=[False, True],
+        )
+    ],
+    *[
+        ("RMSprop", o)
+        for o in grid(
+            lr=[0.01], alpha=[0.99, 0.5], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.1], momentum=[0.0, 0.9],
+            centered=[False, True], maximize=[False, True],
+        )
+    ],
+    *[
+        (name, o)
+        for name in ("Adam", "AdamW")
+        for o in grid(
+            lr=[0.01], betas=[(0.9, 0.999), (0.5, 0.8), (0.0, 0.9)], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.1],
+            amsgrad=[False, True], maximize=[False, True],
+        )
+    ],
+    *[(name, {}) for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")],  # the defaults agree
+]  # fmt: skip
+
+
+def nonzero(rng, shape, dtype):
+    a = rng.normal(size=shape)
+    return (a + np.copysign(0.1, a)).astype(dtype)
+
+
+def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS):
+    """Both optimizers on the same gradients; the largest distance in the module's units, over all elements and steps."""
+    ours = [nonzero(rng, shape, dtype) for shape in shapes]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+    optimizer, twin = make_ours(ours), make_theirs(theirs)
+    top, walked = [np.abs(p).astype(np.float64) for p in ours], [np.zeros(shape) for shape in shapes]
+    worst = 0.0
+    for _ in range(steps):
+        grads = [nonzero(rng, shape, dtype) for shape in shapes]
+        before = [p.detach().numpy().copy() for p in theirs]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        twin.step()
+        optimizer.step(grads)
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            expected = q.detach().numpy()
+            top[i] = np.maximum(top[i], np.abs(expected))
+            walked[i] += np.abs(expected.astype(np.float64) - before[i])
+            worst = max(worst, ulps(p, expected, top[i] + walked[i]))
+    return worst
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(map(str, v.values()))
+)
+def test_options(name, options, dtype, rng):
+    extra = {} if name == "Adagrad" else {"fused": False} if name != "RMSprop" else {}
+    worst = follow(
+        lambda params: getattr(optim, name)(params, **options),
+        lambda params: getattr(torch.optim, name)(params, foreach=False, **extra, **options),
+        SHAPES,
+        dtype,
+        rng,
+    )
+    assert worst <= BOUND
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_parameter_groups(name, dtype, rng):
+    def groups(params):
+        return [
+            {"params": params[:1], "lr": 0.02},
+            {"params": params[1:], "weight_decay": 0.2},
+        ]
+
+    worst = follow(
+        lambda params: getattr(optim, name)(groups(params), lr=0.003),
+        lambda params: getattr(torch.optim, name)(groups(params), lr=0.003, foreach=False),
+        SHAPES,
+        dtype,
+        rng,
+    )
+    assert worst <= BOUND
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_learning_rate_assigned_between_steps(name, rng):
+    ours = [nonzero(rng, (9,), np.float64)]
+    theirs = [torch.tensor(ours[0], requires_grad=True)]
+    optimizer, twin = getattr(optim, name)(ours, lr=0.1), getattr(torch.optim, name)(theirs, lr=0.1, foreach=False)
+    for step in range(10):
+        optimizer.param_groups[0]["lr"] = twin.param_groups[0]["lr"] = 0.1 / (1 + step)
+        g = nonzero(rng, (9,), np.float64)
+        theirs[0].grad = torch.from_numpy(g.copy())
+        optimizer.step([g])
+        twin.step()
+    assert ulps(ours[0], theirs[0].detach().numpy(), np.abs(ours[0]) + 1) <= 20
+
+
+def test_clipping_matches_clip_grad_norm(rng):
+    """torch divides by norm + 1e-6, so the two differ by 1e-6 relative to the norm, not by rounding."""
+    ours = [nonzero(rng, shape, np.float64) for shape in SHAPES]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+    optimizer, twin = optim.SGD(ours, lr=0.1, max_norm=1.0), torch.optim.SGD(theirs, lr=0.1, foreach=False)
+    grads = [nonzero(rng, shape, np.float64) for shape in SHAPES]
+    for p, g in zip(theirs, grads, strict=True):
+        p.grad = torch.from_numpy(g.copy())
+    norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+    twin.step()
+    info = optimizer.step(grads)
+    assert info.grad_norm == pytest.approx(float(norm), rel=1e-14)
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=0, atol=2e-7)
+
+
+# ---- faults of torch 2.13's fused CPU kernels (targets.md), as tests of ours
+
+
+FAULT_OPTIMIZERS = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("Adagrad", {}),
+    ("RMSprop", {"centered": True, "momentum": 0.9}),
+    ("Adam", {}),
+    ("AdamW", {"amsgrad": True}),
+]
+
+
+def expected_step(name, options, param, grad):
+    """One step of torch's single-tensor optimizer on contiguous copies."""
+    p = torch.tensor(np.ascontiguousarray(param), requires_grad=True)
+    p.grad = torch.tensor(np.ascontiguousarray(grad))
+    getattr(torch.optim, name)([p], foreach=False, **options).step()
+    return p.detach().numpy()
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 33, 96, 100, 1000])
+@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
+def test_torch_fused_sgd_writes_outside_a_strided_view_and_leaves_half_of_it_alone(name, options, n, dtype, rng):
+    memory = np.full(3 * n + 7, 777.0, dtype)
+    view = memory[2 : 2 + 3 * n : 3]
+    view[...] = nonzero(rng, n, dtype)
+    before, grad = view.copy(), nonzero(rng, n, dtype)
+    getattr(optim, name)([view], **options).step([grad])
+    assert (view != before).all()
+    assert ulps(view, expected_step(name, options, before, grad), np.abs(before) + 1) <= 4
+    view[...] = 777.0
+    assert (memory == 777.0).all()
+
+
+@pytest.mark.parametrize("grad_layout", ["same", "different"])
+@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
+def test_torch_fused_sgd_pairs_the_wrong_elements_of_a_transposed_parameter(name, options, grad_layout, dtype, rng):
+    param = nonzero(rng, (13, 37), dtype).T
+    values = nonzero(rng, (37, 13), dtype)
+    grad = np.asfortranarray(values) if grad_layout == "same" else np.ascontiguousarray(values)
+    before = param.copy()
+    getattr(optim, name)([param], **options).step([grad])
+    assert ulps(param, expected_step(name, options, before, values), np.abs(before) + 1) <= 4
+
+
+@pytest.mark.parametrize("n", [16, 32, 33, 96, 100])
+@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
+def test_torch_fused_sgd_skips_full_vector_blocks(name, options, n, dtype, rng):
+    """There with bfloat16; here every element of every block moves."""
+    param, grad = nonzero(rng, n, dtype), nonzero(rng, n, dtype)
+    before = param.copy()
+    getattr(optim, name)([param], **options).step([grad])
+    assert (param != before).all()
+
+
+def test_adam_does_not_slow_down_when_states_decay_to_subnormals():
+    """They reach zero instead of lingering below the smallest normal number."""
+    param, zero = np.ones(64, np.float32), np.zeros(64, np.float32)
+    optimizer = optim.Adam([param], betas=(0.5, 0.5))
+    optimizer.step([np.full(64, 1e-10, np.float32)])
+    for _ in range(200):
+        optimizer.step([zero])
+    states = optimizer.state_dict()["state"][0]
+    assert (states["exp_avg"] == 0).all()
+    assert (states["exp_avg_sq"] == 0).all()
+
+
+def test_parameters_of_one_group_that_skipped_steps_keep_their_own_bias_correction(rng):
+    """DeepSpeed drifted here: a parameter without a gradient must not age."""
+    ours = [nonzero(rng, (5,), np.float64), nonzero(rng, (5,), np.float64)]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+    optimizer, twin = optim.Adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1, foreach=False)
+    for step in range(12):
+        grads = [nonzero(rng, (5,), np.float64), nonzero(rng, (5,), np.float64) if step % 3 == 2 else None]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = None if g is None else torch.from_numpy(g.copy())
+        optimizer.step(grads)
+        twin.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert ulps(p, q.detach().numpy(), np.abs(p) + 1) <= 24
