@@ -4,15 +4,16 @@
 # onepass_isa_levels.def, which lists the levels of this build for runtime/dispatch.cpp.
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(ONEPASS_ISA_LEVELS x86-64-v2 x86-64-v3 x86-64-v4)
+  set(levels x86-64-v2 x86-64-v3 x86-64-v4)
   set(ONEPASS_ISA_FLAGS_x86-64-v2 -march=x86-64-v2)
   set(ONEPASS_ISA_FLAGS_x86-64-v3 -march=x86-64-v3)
   set(ONEPASS_ISA_FLAGS_x86-64-v4 -march=x86-64-v4 -mprefer-vector-width=512)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  set(ONEPASS_ISA_LEVELS aarch64)
+  set(levels aarch64)
 else()
-  set(ONEPASS_ISA_LEVELS generic)
+  set(levels generic)
 endif()
+set(ONEPASS_ISA_LEVELS "${levels}" CACHE STRING "Instruction-set levels to build, lowest first")
 
 # Always optimized, also in debug and sanitizer builds; never fused multiply-add, never link-time optimized: the bits
 # are part of the contract. -fno-math-errno and -fno-trapping-math change no bit and let sqrt and selects vectorize.

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def bits(a):
-    """The array's bits as integers, with one pattern for every NaN (NumPy and the kernels pick payloads differently)."""
+    """The array's bits as integers, with one pattern for every NaN (NumPy and the kernels differ in payloads)."""
     a = np.ascontiguousarray(a)
     if a.dtype.kind != "f":
         return a

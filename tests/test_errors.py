@@ -3,10 +3,17 @@ what it is, and what to do about it."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
 import numpy as np
 import pytest
 
-from onepass import kernels, optim
+import onepass
+from onepass import kernels, optim, reference
 
 F, D = np.float32, np.float64
 
@@ -160,6 +167,8 @@ VALUE = [
     ("batch_norm out of another shape", lambda: batch(out=f32(3, 6)), "out", "(6, 3)"),
     ("dy of another shape", lambda: backward(dy=f32(3, 6)), "dy", "(6, 3)"),
     ("dbeta of another shape", lambda: backward(dbeta=f32(4)), "dbeta", "(3,)"),
+    ("saved of another x", lambda: saved_of_another(), "saved", "(5,)"),
+    ("saved with too few numbers", lambda: saved_too_short(), "saved", "(3,)"),
     ("linear of three axes", lambda: call("linear", f32(2, 3, 4), f32(5, 4)), "x", "expected shape"),
     ("linear inner sizes differ", lambda: call("linear", f32(2, 3), f32(5, 4)), "weight", "3"),
     ("linear bias of another length", lambda: call("linear", f32(2, 3), f32(5, 3), f32(4)), "bias", "(5,)"),
@@ -307,6 +316,17 @@ def dx_is_x():
     return name, args, {**kwargs, "out": kwargs["x"]}
 
 
+def saved_of_another():
+    saved = kernels.batch_norm(f32(6, 3))[1]
+    arguments = {"dy": f32(6, 5), "x": f32(6, 5), "gamma": None, "dgamma": f32(5), "dbeta": f32(5)}
+    return call("batch_norm_backward", saved=saved, **arguments)
+
+
+def saved_too_short():
+    saved = kernels.batch_norm(f32(6, 3))[1]
+    return backward(saved=saved._replace(invstd=saved.invstd[:1]))
+
+
 def gradient_is_gamma():
     gamma = f32(3)
     return backward(gamma=gamma, dgamma=gamma)
@@ -356,6 +376,29 @@ def test_refused_by_name_and_nothing_is_written(error, make, argument, remedy):
     assert [a.tobytes() for a in arrays] == before
 
 
+OBVIOUS = [  # the oracle refuses these with the same type of error; it may accept what only speed or layout forbids
+    "logits integer", "logits a list", "targets of another float", "weight of another type", "softmax of integers",
+    "softmax of a list", "batch_norm of integers", "batch_norm of a list", "gamma of another type", "grad is True",
+    "grad of another type than logits", "logits of one axis", "targets of another length", "weight of another length",
+    "probabilities of another shape", "grad of another shape than logits", "batch_norm of one axis",
+    "gamma of another length", "empty logits", "batch_norm of nothing", "grad of logits read-only", "label too large",
+    "label negative", "label in a picture", "reduction unknown", "reduction a number", "one value a channel",
+    "inference without statistics", "linear inner sizes differ", "fewer gradients than parameters",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OBVIOUS)
+def test_the_oracle_refuses_obvious_misuse_too(case):
+    cases = [(TypeError, *rest) for rest in TYPE] + [(ValueError, *rest) for rest in VALUE]
+    ((error, _, make, *_),) = [c for c in cases if c[1] == case]
+    name, args, kwargs = make()
+    arrays = list(arrays_in([*args, *kwargs.values()]))
+    before = [a.tobytes() for a in arrays]
+    with pytest.raises(error):
+        getattr(reference, name)(*args, **kwargs)
+    assert [a.tobytes() for a in arrays] == before
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda: adam(), lambda: batch(), lambda: backward(), lambda: entropy()],
@@ -388,6 +431,275 @@ def test_interleaved_views_that_share_no_element_are_accepted():
     memory = f32(2, 8)
     kernels.sgd(memory[:, ::2], memory[:, 1::2], step=1, lr=1.0)
     np.testing.assert_array_equal(memory[0, ::2], f32(2, 8)[0, ::2] - f32(2, 8)[0, 1::2])
+
+
+# ---- every array argument of every kernel x every fault
+
+
+SHAPES = {  # kernel: its array arguments; the first is what the others' shapes and types are held against
+    "softmax_cross_entropy": {"logits": (3, 4), "targets": int, "weight": (4,), "grad": (3, 4)},
+    "softmax_cross_entropy ": {"logits": (3, 4), "targets": (3, 4), "weight": (4,), "grad": (3, 4)},  # probabilities
+    "softmax": {"x": (3, 4), "out": (3, 4)},
+    "log_softmax": {"x": (3, 4), "out": (3, 4)},
+    "batch_norm": {
+        "x": (6, 3), "gamma": (3,), "beta": (3,), "running_mean": (3,), "running_var": (3,), "residual": (6, 3),
+        "out": (6, 3),
+    },
+    "batch_norm_backward": {
+        "x": (6, 3), "dy": (6, 3), "gamma": (3,), "out": (6, 3), "dgamma": (3,), "dbeta": (3,), "dresidual": (6, 3)
+    },
+    "linear": {"x": (2, 3), "weight": (5, 3), "bias": (5,), "out": (2, 5)},
+    "linear_backward": {"x": (2, 3), "weight": (5, 3), "dy": (2, 5), "dx": (2, 3), "dweight": (5, 3), "dbias": (5,)},
+    "relu": {"x": (6,), "out": (6,)},
+    "relu_backward": {"dy": (6,), "y": (6,), "out": (6,)},
+    "mean_squared_error": {"prediction": (6,), "target": (6,), "grad": (6,)},
+    **{name: dict.fromkeys(["param", "grad", *rule.states], (2, 3)) for name, rule in kernels.UPDATES.items()},
+}  # fmt: skip
+OUTPUTS = {"out", "running_mean", "running_var", "dgamma", "dbeta", "dresidual", "dx", "dweight", "dbias", "param"}
+STATES = {state for rule in kernels.UPDATES.values() for state in rule.states}
+DENSE = ("batch_norm", "linear", "relu", "mean_squared_error")
+
+
+def arguments_of(kernel):
+    """A correct call, every array given."""
+    arrays = {name: np.arange(3) if shape is int else f32(*shape) for name, shape in SHAPES[kernel].items()}
+    if kernel in kernels.UPDATES:
+        return {**arrays, "step": 1}
+    if kernel == "batch_norm_backward":
+        options = {"beta": f32(3), "residual": f32(6, 3), "relu": True}
+        arrays["saved"] = kernels.batch_norm(arrays["x"], arrays["gamma"], **options)[1]
+    return arrays
+
+
+def is_written(kernel, name):
+    return name in OUTPUTS | STATES or (name == "grad" and kernel not in kernels.UPDATES)
+
+
+def holding(kernel, name):
+    """The arguments that a message may name: any, when one that others are held against has changed."""
+    model = name == next(iter(SHAPES[kernel])) or (kernel.startswith("linear") and name == "weight")
+    return (*SHAPES[kernel], "saved") if model else (name,)
+
+
+def unaligned(a):
+    view = bytes_apart(*a.shape)
+    view[...] = a
+    return view
+
+
+def several_at_one_place(a):
+    return np.lib.stride_tricks.as_strided(a, a.shape, (*a.strides[:-1], 0))
+
+
+FAULTS = {  # name: function of the right array, error, word of the remedy
+    "a list": (lambda a: a.tolist(), TypeError, "asarray"),
+    "a number": (lambda a: 1.0, TypeError, "asarray"),
+    "float16": (lambda a: a.astype(np.float16), TypeError, "convert"),
+    "complex": (lambda a: a.astype(complex), TypeError, "convert"),
+    "boolean": (lambda a: a.astype(bool), TypeError, "convert"),
+    "objects": (lambda a: a.astype(object), TypeError, "convert"),
+    "integer": (lambda a: a.astype(np.int32), TypeError, "convert"),
+    "big-endian": (lambda a: a.astype(a.dtype.newbyteorder(">")), TypeError, "convert"),
+    "the other float": (lambda a: a.astype(D), TypeError, "convert"),
+    "one row more": (lambda a: np.concatenate([a, a[:1]]), ValueError, "expected"),
+    "one axis more": (lambda a: a[None], ValueError, ""),
+    "read-only": (lambda a: read_only(a.copy()), ValueError, "copy"),
+    "its elements share memory": (lambda a: several_at_one_place(a.copy()), ValueError, "copy"),
+    "between elements": (unaligned, ValueError, "copy"),
+    "with gaps": (lambda a: np.repeat(a, 2, axis=-1)[..., ::2], ValueError, "ascontiguousarray"),
+    "backwards": (lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1], ValueError, "ascontiguousarray"),
+}
+
+
+def faults_of(kernel, name):
+    own = set(FAULTS)
+    if SHAPES[kernel][name] is int:
+        own -= {"integer", "between elements"}
+    if not is_written(kernel, name):
+        own -= {"read-only", "its elements share memory"}
+    if not (kernel.startswith(DENSE) or name == "weight"):
+        own -= {"with gaps", "backwards"}
+    elif kernel.startswith(DENSE):
+        own -= {"its elements share memory"}  # refused as not contiguous
+    if kernel.startswith("softmax_") and name == "targets":
+        own -= {"integer"}
+    if kernel in ("softmax", "log_softmax", "relu", "relu_backward", "mean_squared_error"):
+        own -= {"one axis more"} if name == next(iter(SHAPES[kernel])) else set()
+    return sorted(own)
+
+
+@pytest.mark.parametrize("kernel", SHAPES)
+def test_calls_of_the_grid_are_right_before_something_is_replaced(kernel):
+    getattr(kernels, kernel.strip())(**arguments_of(kernel))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "fault"),
+    [(kernel, name, fault) for kernel, names in SHAPES.items() for name in names for fault in faults_of(kernel, name)],
+)
+def test_every_argument_is_checked(kernel, name, fault):
+    arguments = arguments_of(kernel)
+    replace, error, remedy = FAULTS[fault]
+    arguments[name] = replace(arguments[name])
+    before = {key: a.tobytes() for key, a in arguments.items() if isinstance(a, np.ndarray)}
+    with pytest.raises(error) as caught:
+        getattr(kernels, kernel.strip())(**arguments)
+    assert str(caught.value).startswith(holding(kernel, name))
+    assert remedy in str(caught.value)
+    assert {key: a.tobytes() for key, a in arguments.items() if isinstance(a, np.ndarray)} == before
+
+
+@pytest.mark.parametrize(
+    ("kernel", "written", "other"),
+    [
+        (kernel, written, other)
+        for kernel, names in SHAPES.items()
+        for written in names
+        for other in names
+        if is_written(kernel, written) and other != written
+    ],
+)
+def test_what_is_written_may_overlap_nothing_in_part(kernel, written, other):
+    arguments = arguments_of(kernel)
+    a, b = arguments[written], arguments[other]
+    memory = np.zeros(a.nbytes + b.nbytes, np.uint8)
+    arguments[written] = memory[: a.nbytes].view(a.dtype).reshape(a.shape)
+    arguments[other] = memory[8 : 8 + b.nbytes].view(b.dtype).reshape(b.shape)
+    arguments[written][...] = 0.25
+    arguments[other][...] = 0 if b.dtype.kind == "i" else 0.25
+    before = {key: v.tobytes() for key, v in arguments.items() if isinstance(v, np.ndarray)}
+    with pytest.raises(ValueError, match="shares") as caught:
+        getattr(kernels, kernel.strip())(**arguments)
+    assert str(caught.value).startswith((written, other))
+    assert {key: v.tobytes() for key, v in arguments.items() if isinstance(v, np.ndarray)} == before
+
+
+@pytest.mark.parametrize("name", ["x", "dy", "y", "param", "logits", "prediction", "targets", "gamma", "arrays"])
+def test_a_type_that_is_not_supported_is_told_what_is_expected(name):
+    (kernel, *_), half = (
+        [k for k, names in SHAPES.items() if name in names] or ["global_norm"],
+        f32(6, 3).astype(np.float16),
+    )
+    arguments = {"arrays": [f32(3), half]} if name == "arrays" else {**arguments_of(kernel), name: half}
+    with pytest.raises(TypeError, match=r"float16.*") as caught:
+        getattr(kernels, kernel.strip())(**arguments)
+    assert "float32" in str(caught.value), "what was expected"
+
+
+SCALARS = [  # kernel, argument, wrong type, wrong values
+    ("adam", "step", ["1", None, 1.5], [0, -1, 2**63]),
+    ("adam", "lr", ["x", None, 1j], [np.nan, np.inf, -np.inf]),
+    ("adam", "beta1", ["x"], [np.nan]),
+    ("adam", "grad_scale", ["x", None], [np.nan, np.inf]),
+    ("adam", "maximize", ["yes"], []),
+    ("sgd_momentum", "nesterov", ["yes"], []),
+    ("softmax", "axis", ["x", None, 1.0], [2, -3]),
+    ("log_softmax", "axis", ["x", None, 1.0], [2, -3]),
+    ("batch_norm", "channel_axis", ["x", None, 1.0], [2, -3]),
+    ("batch_norm", "eps", ["x", None], [-1e-9, np.nan, np.inf]),
+    ("batch_norm", "momentum", ["x", None], [-0.1, 1.1, np.nan]),
+    ("batch_norm", "relu", ["yes"], []),
+    ("batch_norm", "training", ["yes"], []),
+    ("linear", "relu", ["yes"], []),
+    ("softmax_cross_entropy", "label_smoothing", ["x", None], [-0.1, 1.1, np.nan]),
+    ("softmax_cross_entropy", "z_loss", ["x", None], [-0.1, np.inf, np.nan]),
+    ("softmax_cross_entropy", "ignore_index", ["x", None, 1.5], []),
+    ("softmax_cross_entropy", "reduction", [], ["average", "", None, 1, ["mean"]]),
+    ("mean_squared_error", "reduction", [], ["average", "", None, 1, ["mean"]]),
+    *[(kernel, "threads", ["x", 1.5], [-1, 2**20]) for kernel in SHAPES],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name", "value", "error"),
+    [(k, n, v, TypeError) for k, n, types, _ in SCALARS for v in types]
+    + [(k, n, v, ValueError) for k, n, _, values in SCALARS for v in values],
+)
+def test_every_scalar_is_checked(kernel, name, value, error):
+    arguments = {**arguments_of(kernel), name: value}
+    before = {key: a.tobytes() for key, a in arguments.items() if isinstance(a, np.ndarray)}
+    with pytest.raises(error, match=name):
+        getattr(kernels, kernel.strip())(**arguments)
+    assert {key: a.tobytes() for key, a in arguments.items() if isinstance(a, np.ndarray)} == before
+
+
+@pytest.mark.parametrize("threads", ["x", 1.5])
+def test_global_norm_refuses_threads_of_another_type(threads):
+    with pytest.raises(TypeError, match="threads"):
+        kernels.global_norm([f32(3)], threads=threads)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize("row", [0, 7, 12])
+def test_a_label_out_of_range_is_named_wherever_it_is(kind, row):
+    targets, limits = np.arange(13).astype(kind) % kind(5), np.iinfo(kind)
+    for label in {5, int(limits.max), int(limits.min)} - {0}:
+        bad = targets.copy()
+        bad[row] = label
+        logits, grad = f32(13, 5), f32(13, 5)
+        with pytest.raises(ValueError, match=rf"targets\[{row}\] is {label}, expected 0 <= target < 5"):
+            kernels.softmax_cross_entropy(logits, bad, grad=grad)
+        assert (grad == f32(13, 5)).all()
+
+
+def test_nothing_is_written_when_a_label_is_bad_in_place_and_with_threads():
+    logits, targets = np.ones((4000, 100), F), np.zeros(4000, int)
+    targets[-1] = 100
+    with pytest.raises(ValueError, match=r"targets\[3999\] is 100"):
+        kernels.softmax_cross_entropy(logits, targets, grad=logits, threads=2)
+    assert (logits == 1).all()
+
+
+@pytest.mark.parametrize("name", ["mean", "invstd"])
+def test_what_backward_needs_is_refused_when_it_is_not_what_forward_saved(name):
+    x = f32(6, 3)
+    _, saved = kernels.batch_norm(x)
+    good = getattr(saved, name)
+    for bad in (good[:1], np.ones(7), good.astype(F), good.tolist(), np.repeat(good, 2)[::2]):
+        dx = f32(6, 3)
+        with pytest.raises((TypeError, ValueError), match=name):
+            kernels.batch_norm_backward(f32(6, 3), x, None, saved._replace(**{name: bad}), out=dx)
+        assert (dx == f32(6, 3)).all()
+
+
+def test_backward_only_reads_what_forward_saved():
+    x = f32(6, 3)
+    _, saved = kernels.batch_norm(x)
+    kept = saved._replace(mean=read_only(saved.mean.copy()), invstd=read_only(saved.invstd.copy()))
+    expected = kernels.batch_norm_backward(f32(6, 3), x, None, saved)
+    for a, b in zip(kernels.batch_norm_backward(f32(6, 3), x, None, kept), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_label_that_no_int64_holds_is_not_taken_for_ignore_index():
+    targets = np.array([0, 2**64 - 1], np.uint64)
+    with pytest.raises(ValueError, match=r"targets\[1\]"):
+        kernels.softmax_cross_entropy(f32(2, 3), targets, ignore_index=2**63 - 1)
+
+
+@pytest.mark.parametrize("rule", kernels.UPDATES)
+def test_every_array_of_an_update_is_needed(rule):
+    arguments = arguments_of(rule)
+    for name in SHAPES[rule]:
+        for missing in (None, [None]):
+            lists = {k: v if k == "step" else [v] for k, v in arguments.items()} if missing else arguments
+            with pytest.raises((TypeError, ValueError), match=f"^{name}"):
+                getattr(kernels, rule)(**{**lists, name: missing})
+
+
+@pytest.mark.parametrize("rule", kernels.UPDATES)
+def test_no_tensors_are_no_work(rule):
+    getattr(kernels, rule)(*([] for _ in SHAPES[rule]), step=1)
+
+
+def test_an_array_may_hide_in_the_gaps_of_another():
+    memory = f32(4, 12)
+    kernels.adam(memory[:, ::4], memory[:, 1::4], memory[:, 2::4], memory[:, 3::4], step=1)
+    kernels.softmax(memory[:, ::2], out=memory[:, 1::2])
+    memory = f32(12)
+    with pytest.raises(ValueError, match=r"param\[1\]"):
+        kernels.sgd([memory[::2], memory[::3]], [f32(6), f32(4)], step=1)  # they meet at elements 0 and 6
+    kernels.sgd([memory[::2], memory[1::2], memory[:0]], [f32(6), f32(6), f32(0)], step=1)
 
 
 # ---- the optimizers
@@ -455,3 +767,263 @@ def test_without_max_norm_a_nan_goes_where_it_belongs_only():
 def test_optimizer_refuses_what_makes_no_sense(make, match):
     with pytest.raises((TypeError, ValueError), match=match):
         make()
+
+
+@pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_optimizer_refuses_a_grad_scale_that_cannot_be_divided_by(scale, max_norm):
+    params = [f32(4)]
+    with pytest.raises(ValueError, match="grad_scale"):
+        optim.SGD(params, max_norm=max_norm).step([f32(4)], grad_scale=scale)
+    assert (params[0] == f32(4)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "value"),
+    [
+        (lambda p: optim.SGD(p), "momentum", 0.9),
+        (lambda p: optim.RMSprop(p), "momentum", 0.9),
+        (lambda p: optim.RMSprop(p), "centered", True),
+        (lambda p: optim.Adam(p), "amsgrad", True),
+        (lambda p: optim.AdamW(p, amsgrad=True), "amsgrad", False),
+        (lambda p: optim.SGD(p), "lr", -1.0),
+        (lambda p: optim.SGD(p), "lr", np.nan),
+        (lambda p: optim.SGD(p), "lr", "x"),
+        (lambda p: optim.Adam(p), "betas", (0.9, 1.0)),
+        (lambda p: optim.SGD(p), "learning_rate", 0.1),
+    ],
+)
+def test_an_option_that_cannot_be_assigned_later_is_never_silently_ignored(make, option, value):
+    params = [f32(4)]
+    optimizer = make(params)
+    optimizer.step([f32(4)])
+    before = params[0].copy()
+    optimizer.param_groups[0][option] = value
+    with pytest.raises((TypeError, ValueError), match=option):
+        optimizer.step([f32(4)])
+    assert (params[0] == before).all()
+
+
+# ---- a good guest
+
+
+def run_script(text, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+WORK = """
+    import os, signal, sys, threading
+    import numpy as np
+    import onepass
+    from onepass import kernels
+
+    def work(threads, seed=0):
+        rng = np.random.default_rng(seed)
+        def a(*shape):
+            return rng.normal(size=shape).astype(np.float32)
+        p, m, v = a(300_001), a(300_001), abs(a(300_001))
+        kernels.adam(p, a(300_001), m, v, step=3, threads=threads)
+        loss, grad = kernels.softmax_cross_entropy(a(500, 301), np.arange(500) % 301, threads=threads)
+        x = a(2000, 130)
+        y, saved = kernels.batch_norm(x, relu=True, threads=threads)
+        dx, dgamma, dbeta = kernels.batch_norm_backward(a(2000, 130), x, None, saved, threads=threads)
+        z = kernels.linear(x, a(140, 130), relu=True, threads=threads)
+        gradients = kernels.linear_backward(a(2000, 140), x, a(140, 130), threads=threads)
+        norm = kernels.global_norm([p, z], threads=threads)
+        outputs = [p, m, v, np.float64(loss), grad, y, dx, dgamma, dbeta, z, *gradients, np.float64(norm)]
+        return b"".join(np.ascontiguousarray(o).tobytes() for o in outputs)
+"""
+
+
+def test_a_forked_child_computes_right_after_its_parent_used_threads():
+    """libgomp's threads do not survive a fork; it would wait for them forever."""
+    run = run_script(
+        WORK
+        + """
+    expected = work(4)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # ends a child that hangs
+        if work(4) != expected or work(None) != expected:
+            os._exit(3)
+        grandchild = os.fork()
+        if grandchild == 0:
+            signal.alarm(5)
+            os._exit(0 if work(4) == expected else 4)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) & 127)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert work(4) == expected, "the parent goes on"
+    print(status)
+    """
+    )
+    assert run.stdout.strip() == "0", f"minus the signal that ended the child, or its answer: {run.stdout}{run.stderr}"
+
+
+def test_kernels_are_reentrant():
+    run = run_script(
+        WORK
+        + """
+    expected = [work(1, seed) for seed in range(4)]
+    found = [[] for _ in range(4)]
+    def repeat(seed):
+        for threads in (2, 3, None, 1):
+            found[seed].append(work(threads, seed))
+    callers = [threading.Thread(target=repeat, args=(seed,)) for seed in range(4)]
+    for caller in callers: caller.start()
+    for caller in callers: caller.join()
+    assert all(len(own) == 4 for own in found)
+    assert all(result == expected[seed] for seed in range(4) for result in found[seed])
+    """,
+        OMP_WAIT_POLICY="passive",
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_optimizers_of_several_python_threads_do_not_meet():
+    def train(seed, results):
+        rng = np.random.default_rng(seed)
+        params = [rng.normal(size=(400, 300)).astype(F), rng.normal(size=7)]
+        optimizer = optim.Adam(params, lr=0.1, max_norm=1.0)
+        for _ in range(10):
+            optimizer.step([rng.normal(size=p.shape).astype(p.dtype) for p in params])
+        results[seed] = b"".join(p.tobytes() for p in params)
+
+    alone, together = {}, {}
+    for seed in range(3):
+        train(seed, alone)
+    callers = [threading.Thread(target=train, args=(seed, together)) for seed in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert together == alone
+
+
+def subnormals_work():
+    tiny = np.full(33, np.finfo(F).tiny)
+    return bool((tiny * F(0.5) > 0).all() and np.float64(1e-300) * np.float64(1e-15) > 0)
+
+
+@pytest.mark.parametrize("kernel", SHAPES)
+def test_the_floating_point_mode_is_the_callers_again(kernel):
+    """After a call, after a call that fails, and in threads."""
+    arguments = arguments_of(kernel)
+    model = next(iter(SHAPES[kernel]))
+    seen = []
+
+    def check():
+        seen.append(subnormals_work())
+        getattr(kernels, kernel.strip())(**arguments)
+        seen.append(subnormals_work())
+        with pytest.raises((TypeError, ValueError)):
+            getattr(kernels, kernel.strip())(**{**arguments, model: f64(7)})
+        seen.append(subnormals_work())
+
+    check()
+    caller = threading.Thread(target=check)
+    caller.start()
+    caller.join()
+    assert seen == [True] * 6
+
+
+def test_the_floating_point_mode_is_the_callers_again_after_threads():
+    p = np.ones(1 << 19, F)
+    for threads in (1, 2, 5, None):
+        kernels.sgd(p, np.ones_like(p), step=1, threads=threads)
+        kernels.global_norm([p], threads=threads)
+        assert subnormals_work()
+
+
+def test_a_caller_that_flushes_subnormals_goes_on_flushing():
+    p = np.ones(1 << 19, F)
+    with reference.flush_subnormals():
+        for threads in (1, 2):
+            kernels.sgd(p, p.copy(), step=1, threads=threads)
+            assert not (np.full(33, 1.2e-38, F) * F(0.5)).any()
+    assert subnormals_work()
+
+
+@pytest.fixture
+def default_threads():
+    onepass.set_threads(None)
+    yield onepass.get_threads()
+    onepass.set_threads(None)
+
+
+def test_set_threads_and_back(default_threads):
+    assert default_threads >= 1
+    for threads in (1, 3, 64):
+        onepass.set_threads(threads)
+        assert onepass.get_threads() == threads
+        assert onepass.info()["threads"] == threads
+    onepass.set_threads(None)
+    assert onepass.get_threads() == default_threads
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(0, ValueError), (-1, ValueError), (2**20, ValueError), (1.5, TypeError), ("2", TypeError)]
+)
+def test_set_threads_refuses_and_keeps(default_threads, bad, error):
+    onepass.set_threads(3)
+    with pytest.raises(error, match="threads"):
+        onepass.set_threads(bad)
+    assert onepass.get_threads() == 3
+
+
+TEAM = """
+    import os
+    import numpy as np
+    import onepass
+    from onepass import kernels
+    x = np.zeros(1 << 20, np.float32)
+    alone = len(os.listdir("/proc/self/task"))
+    def team(threads=None):
+        kernels.relu(x, x, threads=threads)
+        return 1 + len(os.listdir("/proc/self/task")) - alone
+"""
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_omp_num_threads_is_respected(number):
+    run = run_script(TEAM + "\n    print(onepass.get_threads(), team(), team(5))", OMP_NUM_THREADS=str(number))
+    assert run.stdout.split() == [str(number), str(number), "5"], run.stderr
+
+
+def test_set_threads_goes_before_omp_num_threads_and_threads_before_both():
+    script = TEAM + "\n    onepass.set_threads(2); print(onepass.get_threads(), team(), team(4))"
+    assert run_script(script, OMP_NUM_THREADS="3").stdout.split() == ["2", "2", "4"]
+
+
+def test_affinity_is_respected():
+    script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})" + textwrap.dedent(TEAM)
+    without = {"OMP_NUM_THREADS": ""}
+    assert run_script(script + "print(onepass.get_threads(), team())", **without).stdout.split() == ["1", "1"]
+
+
+def test_small_work_starts_no_thread():
+    script = (
+        TEAM + "\n    x = x[:1000]; kernels.relu(x, x, threads=8); print(len(os.listdir('/proc/self/task')) - alone)"
+    )
+    assert run_script(script).stdout.split() == ["0"]
+
+
+def test_import_is_silent_and_starts_no_thread_and_loads_no_more_than_numpy():
+    run = run_script(
+        """
+    import os, sys, threading
+    import numpy
+    tasks, modules = len(os.listdir("/proc/self/task")), set(sys.modules)
+    import onepass, onepass.kernels, onepass.optim, onepass.schedules, onepass.reference
+    assert len(os.listdir("/proc/self/task")) == tasks, "a thread was started"
+    heavy = {"scipy", "torch", "jax", "sklearn", "matplotlib", "tqdm", "threadpoolctl", "safetensors"}
+    assert not heavy & {name.split(".")[0] for name in set(sys.modules) - modules}
+    """,
+        PYTHONWARNINGS="error",
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -1,4 +1,4 @@
-"""Linear layers, ReLU, mean squared error and the global norm: against the float64 oracle, torch and finite differences.
+"""Linear layers, ReLU, mean squared error, global norm: against the float64 oracle, torch and finite differences.
 
 A dot product of K terms is off by at most K / 2 units in the last place of the sum of its terms' magnitudes; BLAS adds
 in several accumulators, so far less: the bound is 4 units and one more for each 256 terms.

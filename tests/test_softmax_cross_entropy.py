@@ -1,11 +1,11 @@
 """Softmax, log-softmax and softmax cross-entropy: within stated bounds of the float64 oracle, equal to torch, gradients
 by finite differences, and every awkward row.
 
-Bounds are in units in the last place of what each number is made of. exp(x - max) is off by |x - max| / 2 units, because
+Bounds are in units in the last place of what each number is made of. exp(x - max) is off by |x - max| / 2 units, since
 x - max is rounded before exp sees it, and by a few more for exp itself and the sum; so a probability's unit is
-``p (1 + max - x)``, a log-probability's ``1 + max - x + log sum``, a gradient's that of the probabilities and targets in
-it. The bound is 4 of those up to 128 classes; a lane sums up to 64 numbers in the array's own type before they are added
-in double, so it is 16 for longer rows. In float64 the oracle is off by as much, so it is twice that.
+``p (1 + max - x)``, a log-probability's ``1 + max - x + log sum``, a gradient's that of the probabilities and targets
+in it. The bound is 4 of those up to 128 classes; a lane sums up to 64 numbers in the array's own type before they are
+added in double, so it is 16 for longer rows. In float64 the oracle is off by as much, so it is twice that.
 """
 
 from __future__ import annotations

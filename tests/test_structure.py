@@ -215,7 +215,7 @@ def test_design_names(module, names):
 
 @pytest.mark.parametrize("rule", kernels.UPDATES)
 def test_registry(rule):
-    """28 bytes a parameter for Adam in float32: each state is read and written, the parameter too, the gradient read."""
+    """28 bytes a parameter for Adam in float32: states and parameter are read and written, the gradient read."""
     update = kernels.UPDATES[rule]
     assert update.name == rule
     assert update.bytes_per_parameter == 4 * (3 + 2 * len(update.states))

@@ -68,7 +68,7 @@ def test_exactly_one_symbol_is_external(objects, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_symbol_is_weak_or_unique(objects, level):
-    """A weak symbol, such as an inline function of a standard header, could be the copy that the linker keeps for all."""
+    """A weak symbol, such as an inline function of a header, could be the copy that the linker keeps for all."""
     assert [name for letter, name in symbols(objects[level]) if letter in "wWvVu"] == []
 
 

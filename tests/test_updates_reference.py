@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
 import pytest
 from measure import assert_same_bits
 
-from onepass import kernels, reference
+from onepass import kernels, optim, reference
 
 RULES = sorted(kernels.UPDATES)
 STEPS = 20
@@ -98,7 +99,7 @@ def test_extreme_values(rule, dtype, values, rng):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_sizes(rule, dtype, rng):
-    params = [make(rng, n, dtype) for n in range(0, 70)] + [make(rng, (), dtype), make(rng, (3, 0, 2), dtype)]
+    params = [make(rng, n, dtype) for n in range(70)] + [make(rng, (), dtype), make(rng, (3, 0, 2), dtype)]
     compare(rule, params, zeros(rule, params), lambda step: [make(rng, p.shape, dtype) for p in params], {}, steps=3)
 
 
@@ -134,6 +135,20 @@ def test_step_numbers(rule, dtype, step, rng):
     getattr(kernels, rule)(p, g, *states, step=step)
     getattr(reference, rule)(twin, g, *twin_states, step=step)
     assert_same_bits(p, twin)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_thousand_steps(rule, dtype, rng):
+    params = [make(rng, 5, dtype)]
+    states, twins = zeros(rule, params), zeros(rule, params)
+    twin_params, grads = copies(params), [make(rng, 5, dtype) for _ in range(7)]
+    for step in range(1, 1011):
+        g = [grads[step % 7]]
+        getattr(kernels, rule)(params, g, *states, step=step, lr=0.01)
+        getattr(reference, rule)(twin_params, g, *twins, step=step, lr=0.01)
+    for own, twin in zip([params, *states], [twin_params, *twins], strict=True):
+        assert_same_bits(own[0], twin[0], rule)
+    assert np.isfinite(params[0]).all()
 
 
 # ---- layouts: a view into larger memory that is full of a number which must stay
@@ -204,6 +219,309 @@ def test_large_strided_view_with_threads(rng):
     )
     memory[::2, 1::3] = SENTINEL
     assert (memory == SENTINEL).all()
+
+
+# ---- the optimizer classes: what they hand to the kernels
+
+
+CLASSES = [  # class, options, rule, the rule's hyperparameters
+    ("SGD", {"lr": 0.1, "weight_decay": 0.03}, "sgd", {"lr": 0.1, "weight_decay": 0.03}),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "dampening": 0.2}, "sgd_momentum", ...),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.03}, "sgd_momentum", ...),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.02, "weight_decay": 0.03, "eps": 1e-5}, "adagrad", ...),
+    ("RMSprop", {"alpha": 0.9, "eps": 1e-5, "weight_decay": 0.03}, "rmsprop", ...),
+    ("RMSprop", {"alpha": 0.9, "momentum": 0.7}, "rmsprop_momentum", ...),
+    ("RMSprop", {"alpha": 0.9, "centered": True}, "rmsprop_centered", {"alpha": 0.9}),
+    (
+        "RMSprop",
+        {"centered": True, "momentum": 0.7, "maximize": True},
+        "rmsprop_centered_momentum",
+        {"momentum": 0.7, "maximize": True},
+    ),
+    ("Adam", {"betas": (0.8, 0.95), "eps": 1e-5}, "adam", {"beta1": 0.8, "beta2": 0.95, "eps": 1e-5}),
+    ("Adam", {"amsgrad": True, "weight_decay": 0.03}, "adam_amsgrad", {"weight_decay": 0.03}),
+    ("AdamW", {"betas": (0.8, 0.95), "maximize": True}, "adamw", {"beta1": 0.8, "beta2": 0.95, "maximize": True}),
+    ("AdamW", {"amsgrad": True, "weight_decay": 0.3}, "adamw_amsgrad", {"weight_decay": 0.3}),
+    *[
+        (name, {}, rule, {})
+        for name, rule in [("SGD", "sgd"), ("Adagrad", "adagrad"), ("RMSprop", "rmsprop"), ("Adam", "adam")]
+    ],
+    ("AdamW", {}, "adamw", {}),
+]  # fmt: skip
+CLASSES = [(name, options, rule, options if hyper is ... else hyper) for name, options, rule, hyper in CLASSES]
+every_class = pytest.mark.parametrize(
+    ("name", "options", "rule", "hyper"), CLASSES, ids=[f"{c[2]} {','.join(c[1])}" for c in CLASSES]
+)
+
+
+def mixed_params(rng):
+    params = [
+        make(rng, shape, t) for shape, t in [((3, 5), "f4"), ((7,), "f8"), ((), "f4"), ((0, 2), "f8"), ((33,), "f4")]
+    ]
+    return [*params, make(rng, (6, 4), np.float64).T, make(rng, (9, 8), np.float32)[::2, ::-3]]
+
+
+class Twin:
+    """What an optimizer class should do, with the functions of kernels or reference and step counts of its own."""
+
+    def __init__(self, module, rule, params, hyper_of):
+        self.update, self.params, self.hyper_of = getattr(module, rule), copies(params), hyper_of
+        self.states = [[np.zeros_like(p) for _ in kernels.UPDATES[rule].states] for p in self.params]
+        self.steps = [0] * len(params)
+
+    def step(self, grads, grad_scale=1.0):
+        for i, (p, g, states) in enumerate(zip(self.params, grads, self.states, strict=True)):
+            if g is None:
+                continue
+            self.steps[i] += 1
+            self.update(p, g.copy(), *states, step=self.steps[i], grad_scale=grad_scale, **self.hyper_of[i])
+
+    def check(self, params, optimizer, what=""):
+        found = optimizer.state_dict()["state"]
+        assert [found[i]["step"] for i in range(len(params))] == self.steps, what
+        for i, (p, twin) in enumerate(zip(params, self.params, strict=True)):
+            assert_same_bits(p, twin, f"{what} params[{i}]")
+            own = [found[i][state] for state in optimizer.update.states]
+            for state, a, b in zip(optimizer.update.states, own, self.states[i], strict=True):
+                assert_same_bits(a, b, f"{what} {state}[{i}]")
+
+
+def twins(rule, params, hyper_of):
+    return [Twin(module, rule, params, hyper_of) for module in (kernels, reference)]
+
+
+@every_class
+def test_class_is_its_kernel_and_its_reference(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    both = twins(rule, params, [hyper] * len(params))
+    optimizer = getattr(optim, name)(params, **options)
+    assert optimizer.update.name == rule
+    for step in range(STEPS):
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        info = optimizer.step(grads)
+        assert (info.grad_norm, info.skipped) == (None, False)
+        for twin in both:
+            twin.step(grads)
+            twin.check(params, optimizer, f"step {step + 1}")
+
+
+@every_class
+def test_parameter_groups(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    other = {"lr": 0.07, "weight_decay": 0.2, "maximize": True}
+    both = twins(rule, params, [hyper] * 3 + [{**hyper, **other}] * (len(params) - 3))
+    optimizer = getattr(optim, name)([{"params": params[:3]}, {"params": params[3:], **other}], **options)
+    for step in range(STEPS):
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        if step == 10:  # a schedule's way to set a learning rate
+            optimizer.param_groups[0]["lr"] = 0.003
+            for twin in both:
+                twin.hyper_of = [{**h, "lr": 0.003} if i < 3 else h for i, h in enumerate(twin.hyper_of)]
+        optimizer.step(grads)
+        for twin in both:
+            twin.step(grads)
+            twin.check(params, optimizer, f"step {step + 1}")
+
+
+@every_class
+def test_a_gradient_that_is_none_leaves_array_states_and_step_count_alone(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    both = twins(rule, params, [hyper] * len(params))
+    optimizer = getattr(optim, name)([{"params": params[:3]}, {"params": params[3:]}], **options)
+    for step in range(STEPS):
+        absent = rng.random(len(params)) < 0.4
+        grads = [None if a else make(rng, p.shape, p.dtype) for a, p in zip(absent, params, strict=True)]
+        optimizer.step(grads)
+        for twin in both:
+            twin.step(grads)
+            twin.check(params, optimizer, f"step {step + 1}")
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_no_gradient_at_all_is_a_step_that_does_nothing(max_norm):
+    params = [np.ones(3), np.ones(4)]
+    optimizer = optim.Adam(params, max_norm=max_norm)
+    assert not optimizer.step([None, None]).skipped
+    optimizer.step([np.ones(3), np.ones(4)])
+    before = copies(params)
+    assert not optimizer.step([None, None]).skipped
+    assert all((p == q).all() for p, q in zip(params, before, strict=True))
+    assert [entry["step"] for entry in optimizer.state_dict()["state"].values()] == [1, 1]
+
+
+def test_adagrad_starts_with_its_initial_accumulator_value(dtype, rng):
+    params = [make(rng, 9, dtype)]
+    (twin,) = [Twin(reference, "adagrad", params, [{"lr": 0.1}])]
+    twin.states[0][0][...] = 0.3
+    optimizer = optim.Adagrad(params, lr=0.1, initial_accumulator_value=0.3)
+    for _ in range(5):
+        grads = [make(rng, 9, dtype)]
+        optimizer.step(grads)
+        twin.step(grads)
+        twin.check(params, optimizer)
+
+
+@every_class
+def test_gradients_are_divided_by_grad_scale(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    both = twins(rule, params, [hyper] * len(params))
+    optimizer = getattr(optim, name)(params, **options)
+    for scale in (1.0, 1024.0, 3.0, 1e-3, -7.0):
+        grads = [np.asarray(make(rng, p.shape, p.dtype) * p.dtype.type(scale)) for p in params]
+        optimizer.step(grads, grad_scale=scale)
+        for twin in both:
+            twin.step(grads, 1 / scale)
+            twin.check(params, optimizer, f"grad_scale {scale}")
+
+
+@every_class
+def test_max_norm_scales_gradients_that_are_too_long_and_no_others(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    both = twins(rule, params, [hyper] * len(params))
+    optimizer = getattr(optim, name)(params, **options, max_norm=2.0)
+    for length, scale in [(5.0, 1.0), (1.5, 1.0), (300.0, 64.0), (90.0, 64.0), (2.0, -0.5), (1e-12, 1.0)]:
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        factor = length / reference.global_norm(grads)
+        grads = [np.asarray(g * g.dtype.type(factor)) for g in grads]
+        info = optimizer.step(grads, grad_scale=scale)
+        assert info.grad_norm == pytest.approx(length / abs(scale), rel=1e-6)
+        assert info.grad_norm == kernels.global_norm(grads) * abs(1 / scale)
+        clip = 2.0 / info.grad_norm if info.grad_norm > 2.0 else 1.0
+        for twin in both:
+            twin.step(grads, 1 / scale * clip)
+            twin.check(params, optimizer, f"norm {length}, grad_scale {scale}")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@every_class
+def test_a_norm_that_is_not_finite_changes_nothing_then_all_goes_on(name, options, rule, hyper, bad, rng):
+    params = mixed_params(rng)
+    (twin,) = [Twin(reference, rule, params, [hyper] * len(params))]
+    optimizer = getattr(optim, name)(params, **options, max_norm=1e9)
+    for step in range(6):
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        if step % 3 == 1:
+            grads[step % 2].flat[1] = bad
+            info = optimizer.step(grads)
+            assert info.skipped
+            assert not np.isfinite(info.grad_norm)
+        else:
+            assert not optimizer.step(grads).skipped
+            twin.step(grads)
+        twin.check(params, optimizer, f"step {step + 1}")
+
+
+# ---- state_dict
+
+
+@every_class
+def test_state_dict_resumes_to_the_bit(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+
+    def groups(arrays):
+        return [{"params": arrays[:2]}, {"params": arrays[2:], "lr": 0.02}]
+
+    optimizer = getattr(optim, name)(groups(params), **options)
+    for step in range(7):
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        optimizer.step([grads[0], None if step < 2 else grads[1], *grads[2:]])
+    optimizer.param_groups[1]["weight_decay"] = 0.011
+    saved, resumed_params = copy.deepcopy(optimizer.state_dict()), copies(params)
+    structure = {k: v for k, v in options.items() if k in ("amsgrad", "centered", "momentum")}
+    resumed = getattr(optim, name)([{"params": g["params"]} for g in groups(resumed_params)], **structure)
+    resumed.load_state_dict(saved)
+    for own, other in zip(optimizer.param_groups, resumed.param_groups, strict=True):
+        assert {**own, "params": 0} == {**other, "params": 0}
+    for _ in range(5):
+        grads = [make(rng, p.shape, p.dtype) for p in params]
+        optimizer.step(grads)
+        resumed.step(grads)
+    for a, b in zip(params, resumed_params, strict=True):
+        assert_same_bits(a, b)
+    for i, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            assert_same_bits(np.asarray(resumed.state_dict()["state"][i][key]), np.asarray(value), key)
+
+
+def test_state_dict_says_what_it_holds(rng):
+    params = [make(rng, (2, 3), np.float32), make(rng, 4, np.float64), make(rng, 5, np.float32)]
+    optimizer = optim.Adam([{"params": params[:1]}, {"params": params[1:], "lr": 0.5}], betas=(0.5, 0.6))
+    optimizer.step([np.ones_like(params[0]), None, np.ones_like(params[2])])
+    saved = optimizer.state_dict()
+    assert saved["update"] == "adam"
+    assert [group["params"] for group in saved["param_groups"]] == [[0], [1, 2]]
+    assert [group["lr"] for group in saved["param_groups"]] == [1e-3, 0.5]
+    assert tuple(saved["param_groups"][0]["betas"]) == (0.5, 0.6)
+    assert [saved["state"][i]["step"] for i in range(3)] == [1, 0, 1]
+    for i, p in enumerate(params):
+        assert set(saved["state"][i]) == {"step", "exp_avg", "exp_avg_sq"}
+        assert saved["state"][i]["exp_avg"].shape == p.shape
+        assert saved["state"][i]["exp_avg"].dtype == p.dtype
+
+
+def without(key):
+    return lambda mapping: mapping.pop(key)
+
+
+def putting(**values):
+    return lambda mapping: mapping.update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda d: d.update(update="adamw"), "'adamw'"),
+        (lambda d: d.pop("update"), "update"),
+        (lambda d: d["param_groups"].pop(), "groups"),
+        (lambda d: d["param_groups"][0]["params"].append(2), "groups"),
+        (lambda d: putting(exp_avg=np.ones((3, 2), np.float32))(d["state"][0]), "exp_avg of parameter 0"),
+        (lambda d: putting(exp_avg_sq=np.ones((2, 3)))(d["state"][0]), "exp_avg_sq of parameter 0 is float64"),
+        (lambda d: putting(exp_avg_sq=np.ones(3))(d["state"][1]), "exp_avg_sq of parameter 1"),
+        (lambda d: d.pop("state"), "state"),
+        (lambda d: d.pop("param_groups"), "param_groups"),
+        (lambda d: without(1)(d["state"]), "1"),
+        (lambda d: without("exp_avg_sq")(d["state"][1]), "exp_avg_sq"),
+        (lambda d: without("step")(d["state"][1]), "step"),
+        (lambda d: putting(step=-3)(d["state"][1]), "step"),
+        (lambda d: putting(step=1.5)(d["state"][1]), "step"),
+        (lambda d: putting(lr=-1.0)(d["param_groups"][1]), "lr"),
+        (lambda d: putting(betas=(0.9, 1.0))(d["param_groups"][1]), "betas"),
+        (lambda d: putting(learning_rate=1.0)(d["param_groups"][1]), "learning_rate"),
+        (lambda d: putting(amsgrad=True)(d["param_groups"][1]), "amsgrad"),
+    ],
+    ids=[
+        "another update", "no update", "fewer groups", "another number of parameters", "shape", "type",
+        "shape of the last", "no state", "no groups", "a parameter is missing", "an array is missing", "no step",
+        "step below 0", "step is not whole", "option out of range", "betas out of range", "unknown option",
+        "option that chooses another update",
+    ],
+)  # fmt: skip
+def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_changes(change, match, rng):
+    params = [make(rng, (2, 3), np.float32), make(rng, 4, np.float64)]
+    optimizer = optim.Adam([{"params": params[:1]}, {"params": params[1:]}])
+    optimizer.step([np.ones_like(p) for p in params])
+    other = optim.Adam([{"params": copies(params[:1])}, {"params": copies(params[1:])}], lr=0.5)
+    other.step([-np.ones_like(p) for p in params])
+    given, before = copy.deepcopy(other.state_dict()), copy.deepcopy(optimizer.state_dict())
+    change(given)
+    with pytest.raises(ValueError, match=match):
+        optimizer.load_state_dict(given)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for i, entry in before["state"].items():
+        assert after["state"][i]["step"] == entry["step"]
+        assert_same_bits(after["state"][i]["exp_avg"], entry["exp_avg"])
+        assert_same_bits(after["state"][i]["exp_avg_sq"], entry["exp_avg_sq"])
+
+
+def test_loading_copies_so_that_two_optimizers_never_share_states(rng):
+    params, others = [make(rng, 4, np.float64)], [make(rng, 4, np.float64)]
+    one, two = optim.Adam(params), optim.Adam(others)
+    one.step([np.ones(4)])
+    two.load_state_dict(one.state_dict())
+    kept = one.state_dict()["state"][0]["exp_avg"].copy()
+    two.step([np.full(4, 100.0)])
+    assert_same_bits(one.state_dict()["state"][0]["exp_avg"], kept)
 
 
 # ---- the oracle itself

@@ -30,7 +30,9 @@ CASES = [
     *[("SGD", o) for o in grid(lr=[0.1], momentum=[0.0], weight_decay=[0.0, 0.1], maximize=[False, True])],
     *[
         ("SGD", o)
-        for o in grid(lr=[0.05], momentum=[0.5, 0.9], dampening=[0.0, 0.3], weight_decay=[0.0, 0.1], maximize=[False, True])
+        for o in grid(
+            lr=[0.05], momentum=[0.5, 0.9], dampening=[0.0, 0.3], weight_decay=[0.0, 0.1], maximize=[False, True]
+        )
     ],
     *[
         ("SGD", o)
@@ -68,7 +70,7 @@ def nonzero(rng, shape, dtype):
 
 
 def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS):
-    """Both optimizers on the same gradients; the largest distance in the module's units, over all elements and steps."""
+    """Both optimizers on the same gradients; the largest distance of all elements and steps, in the module's units."""
     ours = [nonzero(rng, shape, dtype) for shape in shapes]
     theirs = [torch.tensor(p, requires_grad=True) for p in ours]
     optimizer, twin = make_ours(ours), make_theirs(theirs)
@@ -150,6 +152,75 @@ def test_clipping_matches_clip_grad_norm(rng):
     assert info.grad_norm == pytest.approx(float(norm), rel=1e-14)
     for p, q in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(p, q.detach().numpy(), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("SGD", {"momentum": 0.9, "nesterov": True}), ("Adagrad", {"lr_decay": 0.1}), ("RMSprop", {"momentum": 0.9}),
+    ("RMSprop", {"centered": True, "eps": 1e-3}), ("Adam", {"weight_decay": 0.1}), ("Adam", {"amsgrad": True}),
+    ("AdamW", {}),
+])  # fmt: skip
+def test_float32_is_as_near_to_a_float64_run_as_torch_is(name, options, rng):
+    """Rounding errors add up over the steps on both sides; ours may be half as large again as torch's, no more."""
+    ours = [nonzero(rng, (1000,), np.float32)]
+    theirs, exact = (torch.tensor(ours[0].astype(t), requires_grad=True) for t in (np.float32, np.float64))
+    optimizer = getattr(optim, name)(ours, lr=0.01, **options)
+    twin, oracle = (getattr(torch.optim, name)([p], lr=0.01, foreach=False, **options) for p in (theirs, exact))
+    for _ in range(STEPS):
+        g = nonzero(rng, (1000,), np.float32)
+        theirs.grad, exact.grad = torch.from_numpy(g.copy()), torch.from_numpy(g.astype(np.float64))
+        optimizer.step([g])
+        twin.step()
+        oracle.step()
+    expected = exact.detach().numpy()
+    own, other = (np.abs(p.astype(np.float64) - expected).mean() for p in (ours[0], theirs.detach().numpy()))
+    assert 0 < own <= 1.5 * other
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_subnormal_states_keep_being_right(name, rng):
+    """Squares of these gradients are subnormal in float32, so ours count as zero; beside eps neither can be seen. Then
+    ordinary gradients follow, and the states must not have kept anything from before."""
+    ours = [nonzero(rng, (100,), np.float32)]
+    theirs = [torch.tensor(ours[0], requires_grad=True)]
+    optimizer = getattr(optim, name)(ours, lr=0.01, eps=1e-8)
+    twin = getattr(torch.optim, name)(theirs, lr=0.01, eps=1e-8, foreach=False)
+    start = ours[0].copy()
+    for step in range(40):
+        g = nonzero(rng, (100,), np.float32)
+        g *= np.float32(1e-21 if step < 20 else 1.0)
+        theirs[0].grad = torch.from_numpy(g.copy())
+        optimizer.step([g])
+        twin.step()
+        walked = np.abs(start) + 0.01 * (step + 1) * 10
+        assert ulps(ours[0], theirs[0].detach().numpy(), walked) <= BOUND, step
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_bias_correction_follows_each_groups_betas_and_each_parameters_own_steps(name, amsgrad, dtype, rng):
+    """DeepSpeed's issue 7819: the correction of one group drifted into another's."""
+    ours = [nonzero(rng, shape, dtype) for shape in SHAPES]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+
+    def groups(params):
+        return [{"params": params[:1], "betas": (0.5, 0.6)}, {"params": params[1:], "lr": 0.02}]
+
+    optimizer = getattr(optim, name)(groups(ours), amsgrad=amsgrad)
+    twin = getattr(torch.optim, name)(groups(theirs), amsgrad=amsgrad, foreach=False)
+    path = [np.abs(p).astype(np.float64) for p in ours]
+    for step in range(30):
+        late = [0, 10, 17]  # when each parameter's gradients begin
+        grads = [nonzero(rng, shape, dtype) if step >= late[i] else None for i, shape in enumerate(SHAPES)]
+        before = [p.detach().numpy().copy() for p in theirs]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = None if g is None else torch.from_numpy(g.copy())
+        optimizer.step(grads)
+        twin.step()
+        for p, q, old, length in zip(ours, theirs, before, path, strict=True):
+            length += 2 * np.abs(q.detach().numpy().astype(np.float64) - old)
+            assert ulps(p, q.detach().numpy(), length) <= BOUND
+    steps = [entry["step"] for entry in optimizer.state_dict()["state"].values()]
+    assert steps == [30, 20, 13]
 
 
 # ---- faults of torch 2.13's fused CPU kernels (targets.md), as tests of ours

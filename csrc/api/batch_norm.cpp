@@ -504,6 +504,10 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
     ONEPASS_TRY(check_in_place("out", *dx, "dy", *dy));
     ONEPASS_TRY(check_apart("out", dx, "x", x));
     ONEPASS_TRY(check_apart("out", dx, "y", y));
+    for (int i = 0; i < 2; ++i) {
+      ONEPASS_TRY(check_apart("out", dx, names[i], vectors[i]));
+      ONEPASS_TRY(check_apart("dresidual", dresidual, names[i], vectors[i]));
+    }
     ONEPASS_TRY(check_apart("dresidual", dresidual, "x", x));
     ONEPASS_TRY(check_apart("dresidual", dresidual, "y", y));
     ONEPASS_TRY(check_apart("dresidual", dresidual, "out", dx));

@@ -1,7 +1,7 @@
 // Softmax, log-softmax, softmax cross-entropy: checks, then rows in parallel.
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <string>
 #include <vector>
 
 #include "api/rows.hpp"
@@ -22,13 +22,12 @@ std::int64_t load_label(const char* p, std::int32_t dtype) {
     case ONEPASS_INT32: return *reinterpret_cast<const std::int32_t*>(p);
     case ONEPASS_UINT32: return *reinterpret_cast<const std::uint32_t*>(p);
     case ONEPASS_INT64: return *reinterpret_cast<const std::int64_t*>(p);
-    default: {
-      const std::uint64_t label = *reinterpret_cast<const std::uint64_t*>(p);
-      constexpr auto largest = std::numeric_limits<std::int64_t>::max();
-      return label > static_cast<std::uint64_t>(largest) ? largest : static_cast<std::int64_t>(label);
-    }
+    default: return static_cast<std::int64_t>(*reinterpret_cast<const std::uint64_t*>(p));  // see fits
   }
 }
+
+// A label above the largest int64 would look negative, and could be taken for ignore_index.
+bool fits(std::int64_t label, std::int32_t dtype) { return dtype != ONEPASS_UINT64 || label >= 0; }
 
 // targets must be logits' shape without axis 1
 onepass_status check_targets(const onepass_array* targets, const onepass_array& logits) {
@@ -51,10 +50,13 @@ onepass_status read_labels(const onepass_array& targets, std::int64_t classes, s
   labels.resize(static_cast<std::size_t>(rows.count()));
   for (std::int64_t r = 0; r < rows.count(); ++r) {
     const std::int64_t label = load_label(rows.at(r), targets.dtype);
-    if (label != ignore_index && (label < 0 || label >= classes))
-      return fail(ONEPASS_OUT_OF_RANGE, "targets%s is %lld, expected 0 <= target < %lld or ignore_index (%lld)",
-                  index_text(targets, r).c_str(), static_cast<long long>(label), static_cast<long long>(classes),
+    if (!fits(label, targets.dtype) || (label != ignore_index && (label < 0 || label >= classes))) {
+      const std::string text =
+          targets.dtype == ONEPASS_UINT64 ? std::to_string(static_cast<std::uint64_t>(label)) : std::to_string(label);
+      return fail(ONEPASS_OUT_OF_RANGE, "targets%s is %s, expected 0 <= target < %lld or ignore_index (%lld)",
+                  index_text(targets, r).c_str(), text.c_str(), static_cast<long long>(classes),
                   static_cast<long long>(ignore_index));
+    }
     labels[static_cast<std::size_t>(r)] = label;
   }
   return ONEPASS_OK;

@@ -228,7 +228,8 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
                           std::int32_t threads) {
   const KernelTable* table = runtime::kernels();
   if (table == nullptr) return ONEPASS_UNAVAILABLE;
-  if (plan == nullptr || groups == nullptr) return fail(ONEPASS_INVALID_VALUE, "plan or groups: is null");
+  if (plan == nullptr || (groups == nullptr && group_count > 0))
+    return fail(ONEPASS_INVALID_VALUE, "plan or groups: is null");
   if (plan->update != update)
     return fail(ONEPASS_INVALID_VALUE, "plan: was made for %s, not for %s", kRegistry[plan->update].name,
                 kRegistry[update].name);

@@ -38,8 +38,9 @@ py::array as_array(const char* name, py::handle object) {
 onepass_array view(const char* name, const py::array& a) {
   const std::int32_t code = dtype_code(a.dtype());
   if (code == kUnknown)
-    throw py::type_error(std::string(name) + ": dtype " + py::str(a.dtype()).cast<std::string>() +
-                         " is not supported; convert it with astype first");
+    throw py::type_error(
+        std::string(name) + ": dtype " + py::str(a.dtype()).cast<std::string>() +
+        " is not supported, expected float32 or float64 (labels: an integer type); convert it with astype first");
   // shape and strides are arrays of npy_intp, which is as wide as int64_t here
   return {const_cast<void*>(a.data()), reinterpret_cast<const std::int64_t*>(a.shape()),
           reinterpret_cast<const std::int64_t*>(a.strides()), static_cast<std::int32_t>(a.ndim()), code};

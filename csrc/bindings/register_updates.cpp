@@ -18,6 +18,25 @@ onepass_update find_update(const std::string& name) {
   throw py::value_error("update: there is no " + name);
 }
 
+double real(const char* name, py::handle value) {
+  const double result = PyFloat_AsDouble(value.ptr());
+  if (result == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + ": expected a number, got " +
+                         py::repr(py::reinterpret_borrow<py::object>(value)).cast<std::string>());
+  }
+  return result;
+}
+
+std::int32_t flag(const char* name, py::handle value) {
+  const bool boolean = PyBool_Check(value.ptr()) || PyLong_Check(value.ptr()) ||
+                       py::str(py::type::of(value).attr("__name__")).cast<std::string>().rfind("bool", 0) == 0;
+  if (!boolean)
+    throw py::type_error(std::string(name) + ": expected True or False, got " +
+                         py::repr(py::reinterpret_borrow<py::object>(value)).cast<std::string>());
+  return PyObject_IsTrue(value.ptr()) == 1;
+}
+
 // Tensors that are checked once; holds their arrays alive. step() looks again only at gradients that changed.
 class Plan {
  public:
@@ -99,15 +118,15 @@ class Plan {
       char* hyper = hyper_.data() + g * info_->hyper_size;
       const auto values = py::cast<py::tuple>(groups[g]);
       if (values.size() != 1 + info_->field_count) throw py::value_error("groups: wrong number of hyperparameters");
-      const Common common = {0, 1.0, values[0].cast<bool>()};
+      const Common common = {0, 1.0, flag("maximize", values[0])};
       std::memcpy(hyper, &common, offsetof(Common, maximize) + sizeof(common.maximize));
       for (std::size_t i = 0; i < info_->field_count; ++i) {
         const onepass_field& field = info_->fields[i];
         if (field.flag != 0) {
-          const std::int32_t value = values[1 + i].cast<bool>();
+          const std::int32_t value = flag(field.name, values[1 + i]);
           std::memcpy(hyper + field.offset, &value, sizeof(value));
         } else {
-          const double value = values[1 + i].cast<double>();
+          const double value = real(field.name, values[1 + i]);
           std::memcpy(hyper + field.offset, &value, sizeof(value));
         }
       }

@@ -15,7 +15,8 @@ namespace onepass::runtime {
 namespace {
 
 std::atomic<int> chosen{0};
-std::atomic<bool> forked{false};
+std::atomic<bool> forked{false};  // libgomp's threads do not survive a fork
+[[maybe_unused]] const int watching_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 // The CPU quota of this process's cgroup (version 2, then version 1), in whole CPUs; 0: none.
 int cgroup_cpus() {
@@ -40,7 +41,6 @@ int cgroup_cpus() {
 // OpenMP's own answer (OMP_NUM_THREADS, affinity), cut to the cgroup's quota unless the user named a number.
 int default_threads() {
   static const int limit = [] {
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });  // libgomp's threads do not survive a fork
     const char* named = std::getenv("OMP_NUM_THREADS");
     return named != nullptr && *named != '\0' ? 0 : cgroup_cpus();
   }();

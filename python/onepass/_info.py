@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def set_threads(threads: int | None) -> None:
     >>> get_threads() == before
     True
     """
+    if threads is not None and not isinstance(threads, Integral):
+        raise TypeError(f"threads: expected an integer or None, got {threads!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected 1 or more, or None for the default, got {threads}")
     _core.set_threads(threads or 0)

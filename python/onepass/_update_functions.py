@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
             bound = signature.bind(*args, threads=threads, **kwargs)  # raises, or an array came by name
             args = bound.args
             kwargs = {k: v for k, v in kwargs.items() if k in known}
-        run(_as_lists(names, args), {**keywords, **kwargs}, threads)
+        hyper = {**keywords, **kwargs, "step": _check_step(kwargs["step"])}
+        run(_as_lists(names, args), hyper, threads)
 
     function.__name__ = function.__qualname__ = update.name
     function.__module__ = module
@@ -63,10 +65,29 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
 
 
 def _as_lists(names: Sequence[str], arguments: Sequence[Any]) -> list[list[NDArray[Any]]]:
-    if isinstance(arguments[0], np.ndarray):
-        return [[argument] for argument in arguments]
-    lists = [list(argument) for argument in arguments]
-    for name, arrays in zip(names, lists, strict=True):
-        if len(arrays) != len(lists[0]):
+    one = isinstance(arguments[0], np.ndarray)
+    lists = []
+    for name, argument in zip(names, arguments, strict=True):
+        if one != isinstance(argument, np.ndarray) or not isinstance(argument, np.ndarray | Iterable):
+            expected = "a NumPy array" if one else "a sequence of NumPy arrays" if lists else "a NumPy array or several"
+            raise TypeError(f"{name}: expected {expected}, got {type(argument).__name__}; see numpy.asarray")
+        arrays = [argument] if one else list(argument)
+        for i, array in enumerate(arrays):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(
+                    f"{name}[{i}]: expected a NumPy array, got {type(array).__name__}; make one with numpy.asarray first"
+                )
+        if lists and len(arrays) != len(lists[0]):
             raise ValueError(f"{name}: expected {len(lists[0])} arrays like param, got {len(arrays)}")
+        lists.append(arrays)
     return lists
+
+
+def _check_step(step: Any) -> int:
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise TypeError(f"step: expected an integer, got {step!r}") from None
+    if not 1 <= number < 2**63:
+        raise ValueError(f"step: expected 1 or more (and less than 2**63), got {step!r}")
+    return number

@@ -13,6 +13,7 @@ A positional argument is an array, or a sequence of arrays of any shapes (one pa
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -151,8 +152,10 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    y = _like(x, "x") if out is None else out
-    channels = x.shape[channel_axis] if -x.ndim <= channel_axis < x.ndim else 0
+    shape = _shape(x, "x")
+    y = np.empty(shape, x.dtype) if out is None else out
+    axis = _axis("channel_axis", channel_axis)
+    channels = shape[axis] if -len(shape) <= axis < len(shape) else 0
     mean = np.empty(channels)
     invstd = np.empty(channels)
     _core.batch_norm(
@@ -207,9 +210,10 @@ def batch_norm_backward(
     (True, [1.0])
     """
     dx = _like(x, "x") if out is None else out
-    channels = saved.mean.size
-    dgamma = np.empty(channels, x.dtype) if dgamma is None else dgamma
-    dbeta = np.empty(channels, x.dtype) if dbeta is None else dbeta
+    if dgamma is None or dbeta is None:
+        channels = x.shape[saved.channel_axis] if -x.ndim <= saved.channel_axis < x.ndim else 0
+        dgamma = np.empty(channels, x.dtype) if dgamma is None else dgamma
+        dbeta = np.empty(channels, x.dtype) if dbeta is None else dbeta
     if not saved.residual:
         dresidual = None
     elif dresidual is None:
@@ -343,6 +347,13 @@ def _reduction(name: str) -> int:
         return _REDUCTIONS[name]
     except (KeyError, TypeError):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {name!r}") from None
+
+
+def _axis(name: str, axis: int) -> int:
+    try:
+        return operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {axis!r}") from None
 
 
 def _shape(x: Array, name: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer
+from onepass.optim.optimizer import Array, Optimizer, check_number
 
 
 class Adagrad(Optimizer):
@@ -49,8 +50,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         max_norm: float | None = None,
     ) -> None:
-        if not initial_accumulator_value >= 0:
-            raise ValueError(f"initial_accumulator_value: expected a number >= 0, got {initial_accumulator_value!r}")
+        check_number("initial_accumulator_value", initial_accumulator_value, 0.0, math.inf)
         self._initial = initial_accumulator_value
         super().__init__(
             params,
@@ -63,8 +63,7 @@ class Adagrad(Optimizer):
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
-        if not group["lr_decay"] >= 0:
-            raise ValueError(f"lr_decay: expected a number >= 0, got {group['lr_decay']!r}")
+        check_number("lr_decay", group["lr_decay"], 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
         (state_sum,) = super().initial_states(param)

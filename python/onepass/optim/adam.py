@@ -42,6 +42,7 @@ class Adam(Optimizer):
     """
 
     fixed_options = frozenset({"amsgrad"})
+    choosing_options = ("amsgrad",)
     _name = "adam"
 
     def __init__(

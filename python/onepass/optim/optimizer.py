@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -44,7 +45,9 @@ class Optimizer:
     """
 
     fixed_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that choose the update and its states: one value for all groups, never assigned later."""
+    """Options that choose the update: one value for all groups, never assigned later."""
+    choosing_options: ClassVar[tuple[str, ...]] = ()
+    """All options that have a say in update_name()."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Optimizer:
                 if group[name] != defaults[name]:
                     raise ValueError(f"{name}: is one for all parameter groups, got {group[name]!r}")
             self.check_options(group)
+        self._options = self.param_groups[0].keys()
         self.update = UPDATES[self.update_name()]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         for i, p in enumerate(self._params):
@@ -84,8 +88,7 @@ class Optimizer:
     def check_options(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for an option out of its range."""
         for name in ("lr", "weight_decay", "eps"):
-            if name in group and not (group[name] >= 0 and math.isfinite(group[name])):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {group[name]!r}")
+            check_number(name, group.get(name, 0.0), 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
         """The states of a parameter before the first step: zeros in the parameter's own order."""
@@ -107,6 +110,8 @@ class Optimizer:
         """
         if type(grads) is not list:
             grads = list(grads)
+        if not grad_scale or not math.isfinite(grad_scale):
+            raise ValueError(f"grad_scale: expected a finite number other than 0, got {grad_scale!r}")
         scale, info = 1.0 / grad_scale, _PLAIN_STEP
         if self.max_norm is not None:
             norm = global_norm([g for g in grads if g is not None]) * abs(scale)
@@ -171,7 +176,20 @@ class Optimizer:
 
     def _read_groups(self) -> None:
         for group in self.param_groups:
+            unknown = sorted(group.keys() ^ self._options)
+            if unknown:
+                raise ValueError(
+                    f"param_groups: {unknown[0]!r} is unknown or missing; options are {sorted(self._options)}"
+                )
+            for name in self.fixed_options:
+                if group[name] != self.param_groups[0][name]:
+                    raise ValueError(f"{name}: is one for all parameter groups, got {group[name]!r}")
             self.check_options(group)
+        if self.update_name() != self.update.name:
+            raise ValueError(
+                f"{' or '.join(self.choosing_options)}: chose the update {self.update.name} and its states when this "
+                f"optimizer was made, and cannot turn it into {self.update_name()}; make a new optimizer"
+            )
         self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
         self._seen_groups = [dict(group) for group in self.param_groups]
 
@@ -181,6 +199,15 @@ class Optimizer:
             for group in self.param_groups
         )
         return f"{type(self).__name__}({len(self._params)} parameters; {groups})"
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuses what is not a finite number in [low, high]."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not (low <= value <= high and math.isfinite(value)):
+        span = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
+        raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
 
 
 def _make_groups(

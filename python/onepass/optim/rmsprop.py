@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer
+from onepass.optim.optimizer import Array, Optimizer, check_number
 
 
 class RMSprop(Optimizer):
@@ -44,6 +45,7 @@ class RMSprop(Optimizer):
     """
 
     fixed_options = frozenset({"centered"})
+    choosing_options = ("centered", "momentum")
 
     def __init__(
         self,
@@ -81,10 +83,8 @@ class RMSprop(Optimizer):
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
-        if not 0 <= group["alpha"] <= 1:
-            raise ValueError(f"alpha: expected a number in [0, 1], got {group['alpha']!r}")
-        if not group["momentum"] >= 0:
-            raise ValueError(f"momentum: expected a number >= 0, got {group['momentum']!r}")
+        check_number("alpha", group["alpha"], 0.0, 1.0)
+        check_number("momentum", group["momentum"], 0.0, math.inf)
 
 
 def _mean_square(g: NDArray[Any], square_avg: NDArray[Any], alpha: float) -> NDArray[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onepass._update_steps import gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer
+from onepass.optim.optimizer import Array, Optimizer, check_number
 
 
 class SGD(Optimizer):
@@ -39,6 +40,8 @@ class SGD(Optimizer):
     [0.71]
     """
 
+    choosing_options = ("momentum",)
+
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
@@ -68,8 +71,8 @@ class SGD(Optimizer):
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
-        if not group["momentum"] >= 0:
-            raise ValueError(f"momentum: expected a number >= 0, got {group['momentum']!r}")
+        check_number("momentum", group["momentum"], 0.0, math.inf)
+        check_number("dampening", group["dampening"], -math.inf, math.inf)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov: needs momentum and no dampening")
 
