@@ -1,4 +1,5 @@
 // The registry and the plan of optimizer updates; global_norm.
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -91,9 +92,20 @@ class Plan {
   }
 
  private:
-  struct Seen {  // the gradient that the plan knows; the object is kept, so its memory stays
+  // The gradient that the plan knows. The array is kept alive; its data, type, shape and strides can be assigned in
+  // place, so they are compared.
+  struct Seen {
     py::object object = py::none();
     const void* data = nullptr;
+    const void* dtype = nullptr;
+    std::vector<py::ssize_t> extents;  // shape, then strides
+
+    bool holds(const py::array& a) const {
+      const std::size_t n = static_cast<std::size_t>(a.ndim());
+      return a.data() == data && a.dtype().ptr() == dtype && extents.size() == 2 * n &&
+             std::equal(a.shape(), a.shape() + n, extents.begin()) &&
+             std::equal(a.strides(), a.strides() + n, extents.begin() + n);
+    }
   };
   struct Common {  // what every hyperparameter struct begins with
     std::int64_t step;
@@ -103,13 +115,18 @@ class Plan {
 
   void set_grad(std::size_t i, py::handle grad) {
     Seen& seen = grads_[i];
-    if (seen.object.ptr() == grad.ptr() &&
-        (grad.is_none() || py::reinterpret_borrow<py::array>(grad).data() == seen.data))
+    if (seen.object.ptr() == grad.ptr() && (grad.is_none() || seen.holds(py::reinterpret_borrow<py::array>(grad))))
       return;
     const std::string name = grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
     const onepass_array view = readable(name.c_str(), grad);
     raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
-    seen = {py::reinterpret_borrow<py::object>(grad), view.data};
+    seen = {py::reinterpret_borrow<py::object>(grad)};
+    if (grad.is_none()) return;
+    const auto array = py::reinterpret_borrow<py::array>(grad);
+    seen.data = array.data();
+    seen.dtype = array.dtype().ptr();
+    seen.extents.assign(array.shape(), array.shape() + array.ndim());
+    seen.extents.insert(seen.extents.end(), array.strides(), array.strides() + array.ndim());
   }
 
   void read_groups(const py::list& groups) {

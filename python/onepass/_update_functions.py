@@ -66,17 +66,15 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
 
 def _as_lists(names: Sequence[str], arguments: Sequence[Any]) -> list[list[NDArray[Any]]]:
     one = isinstance(arguments[0], np.ndarray)
-    lists = []
+    lists: list[list[NDArray[Any]]] = []
     for name, argument in zip(names, arguments, strict=True):
         if one != isinstance(argument, np.ndarray) or not isinstance(argument, np.ndarray | Iterable):
             expected = "a NumPy array" if one else "a sequence of NumPy arrays" if lists else "a NumPy array or several"
             raise TypeError(f"{name}: expected {expected}, got {type(argument).__name__}; see numpy.asarray")
-        arrays = [argument] if one else list(argument)
+        arrays: list[Any] = [argument] if one else list(argument)
         for i, array in enumerate(arrays):
             if not isinstance(array, np.ndarray):
-                raise TypeError(
-                    f"{name}[{i}]: expected a NumPy array, got {type(array).__name__}; make one with numpy.asarray first"
-                )
+                raise TypeError(f"{name}[{i}]: expected a NumPy array, got {type(array).__name__}; see numpy.asarray")
         if lists and len(arrays) != len(lists[0]):
             raise ValueError(f"{name}: expected {len(lists[0])} arrays like param, got {len(arrays)}")
         lists.append(arrays)

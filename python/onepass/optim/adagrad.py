@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Adagrad(Optimizer):
             max_norm,
         )
 
-    def update_name(self) -> str:
+    def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
         return "adagrad"
 
     def check_options(self, group: Mapping[str, Any]) -> None:

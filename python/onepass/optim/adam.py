@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,8 @@ class Adam(Optimizer):
             max_norm,
         )
 
-    def update_name(self) -> str:
-        return self._name + ("_amsgrad" if self.param_groups[0]["amsgrad"] else "")
+    def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
+        return self._name + ("_amsgrad" if groups[0]["amsgrad"] else "")
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -58,14 +58,10 @@ class Optimizer:
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
         self.max_norm = max_norm
+        self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
-        for group in self.param_groups:
-            for name in self.fixed_options:
-                if group[name] != defaults[name]:
-                    raise ValueError(f"{name}: is one for all parameter groups, got {group[name]!r}")
-            self.check_options(group)
-        self._options = self.param_groups[0].keys()
-        self.update = UPDATES[self.update_name()]
+        self._check_groups(self.param_groups)
+        self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         for i, p in enumerate(self._params):
             _check_param(i, p)
@@ -77,8 +73,8 @@ class Optimizer:
 
     # ---- what a subclass says
 
-    def update_name(self) -> str:
-        """The entry of ``kernels.UPDATES`` that these options ask for."""
+    def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
+        """The entry of ``kernels.UPDATES`` that the options of these groups ask for."""
         raise NotImplementedError
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -144,54 +140,75 @@ class Optimizer:
         """Copy options, step counts and states in; the next step then gives the bits that it would have given.
 
         Raises:
-            ValueError: it is of another update, or its groups, shapes or types differ. Nothing has changed then.
+            ValueError: it is of another update, lacks an entry, has an option out of its range, or its groups, shapes
+                or types differ. Nothing has changed then.
         """
-        if state_dict.get("update") != self.update.name:
+        for entry in ("update", "param_groups", "state"):
+            if entry not in state_dict:
+                raise ValueError(f"state_dict: has no {entry!r}")
+        if state_dict["update"] != self.update.name:
             raise ValueError(
-                f"state_dict: is of update {state_dict.get('update')!r}, this optimizer's is {self.update.name!r}"
+                f"state_dict: is of update {state_dict['update']!r}, this optimizer's is {self.update.name!r}"
             )
         groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in groups]
         expected = [len(group["params"]) for group in self.param_groups]
         if sizes != expected:
             raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
-        loaded = []
-        for i, (param, own) in enumerate(zip(self._params, self._states, strict=True)):
-            entry = state_dict["state"][i]
-            for name, array in zip(self.update.states, own, strict=True):
-                given = np.asarray(entry[name])
-                if given.shape != param.shape or given.dtype != array.dtype:
-                    raise ValueError(
-                        f"state_dict: {name} of parameter {i} is {given.dtype} {given.shape}, "
-                        f"expected {array.dtype} {param.shape}"
-                    )
-                loaded.append((array, given))
-        for array, given in loaded:
-            array[...] = given
-        self._plan.steps = [int(state_dict["state"][i]["step"]) for i in range(len(self._params))]
-        for own_group, group in zip(self.param_groups, groups, strict=True):
-            own_group.update({name: value for name, value in group.items() if name != "params"})
+        options = [{**group, "params": own["params"]} for group, own in zip(groups, self.param_groups, strict=True)]
+        self._check_groups(options)
+        self._check_update(options)
+        steps, arrays = [], []
+        for i in range(len(self._params)):
+            steps.append(_loaded_step(state_dict["state"], i))
+            arrays += self._loaded_states(state_dict["state"][i], i)
+        for own_array, array in arrays:
+            own_array[...] = array
+        self._plan.steps = steps
+        for own, group in zip(self.param_groups, options, strict=True):
+            own.update(group)
 
     # ---- inside
 
-    def _read_groups(self) -> None:
-        for group in self.param_groups:
+    def _check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        for group in groups:
             unknown = sorted(group.keys() ^ self._options)
             if unknown:
                 raise ValueError(
                     f"param_groups: {unknown[0]!r} is unknown or missing; options are {sorted(self._options)}"
                 )
             for name in self.fixed_options:
-                if group[name] != self.param_groups[0][name]:
+                if group[name] != groups[0][name]:
                     raise ValueError(f"{name}: is one for all parameter groups, got {group[name]!r}")
             self.check_options(group)
-        if self.update_name() != self.update.name:
+
+    def _check_update(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        name = self.update_name(groups)
+        if name != self.update.name:
             raise ValueError(
                 f"{' or '.join(self.choosing_options)}: chose the update {self.update.name} and its states when this "
-                f"optimizer was made, and cannot turn it into {self.update_name()}; make a new optimizer"
+                f"optimizer was made, and cannot turn it into {name}; make a new optimizer"
             )
+
+    def _read_groups(self) -> None:
+        self._check_groups(self.param_groups)
+        self._check_update(self.param_groups)
         self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
         self._seen_groups = [dict(group) for group in self.param_groups]
+
+    def _loaded_states(self, entry: Mapping[str, Any], i: int) -> list[tuple[Array, Array]]:
+        pairs = []
+        for name, own in zip(self.update.states, self._states[i], strict=True):
+            if name not in entry:
+                raise ValueError(f"state_dict: parameter {i} has no {name}")
+            array = np.asarray(entry[name])
+            if array.shape != own.shape or array.dtype != own.dtype:
+                raise ValueError(
+                    f"state_dict: {name} of parameter {i} is {array.dtype} {array.shape}, "
+                    f"expected {own.dtype} {own.shape}"
+                )
+            pairs.append((own, array))
+        return pairs
 
     def __repr__(self) -> str:
         groups = "; ".join(
@@ -201,11 +218,22 @@ class Optimizer:
         return f"{type(self).__name__}({len(self._params)} parameters; {groups})"
 
 
+def _loaded_step(state: Mapping[int, Mapping[str, Any]], i: int) -> int:
+    if i not in state:
+        raise ValueError(f"state_dict: has no state of parameter {i}")
+    if "step" not in state[i]:
+        raise ValueError(f"state_dict: parameter {i} has no step")
+    step = state[i]["step"]
+    if not isinstance(step, Integral) or step < 0:
+        raise ValueError(f"state_dict: step of parameter {i}: expected an integer of 0 or more, got {step!r}")
+    return int(step)
+
+
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuses what is not a finite number in [low, high]."""
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not (low <= value <= high and math.isfinite(value)):
+    if not (low <= float(value) <= high and math.isfinite(value)):
         span = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
         raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,11 @@ class RMSprop(Optimizer):
             max_norm,
         )
 
-    def update_name(self) -> str:
+    def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
         name = "rmsprop"
-        if self.param_groups[0]["centered"]:
+        if groups[0]["centered"]:
             name += "_centered"
-        if any(group["momentum"] != 0 for group in self.param_groups):
+        if any(group["momentum"] != 0 for group in groups):
             name += "_momentum"
         return name
 

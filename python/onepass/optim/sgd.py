@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -66,8 +66,8 @@ class SGD(Optimizer):
             max_norm,
         )
 
-    def update_name(self) -> str:
-        return "sgd_momentum" if any(group["momentum"] != 0 for group in self.param_groups) else "sgd"
+    def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
+        return "sgd_momentum" if any(group["momentum"] != 0 for group in groups) else "sgd"
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
