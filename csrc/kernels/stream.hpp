@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/loops.hpp"
 
@@ -10,21 +11,24 @@ namespace {
 
 constexpr int kMaxReads = 3, kMaxUpdates = 5, kMaxWrites = 2;
 
-template <int reads, int updates, int writes>
+template <std::size_t reads, std::size_t updates, std::size_t writes, std::size_t... k>
+void stream_loop(float* const* arrays, std::int64_t begin, std::int64_t end, std::index_sequence<k...>) {
+  float* const own[] = {arrays[k]...};
+  for_each_ahead<float>(
+      begin, end,
+      [&](std::int64_t i) {
+        float sum = 1.0F;
+        for (std::size_t s = 0; s < reads; ++s) sum += own[s][i];
+        for (std::size_t s = reads; s < reads + updates; ++s) own[s][i] = sum - own[s][i];
+        for (std::size_t s = reads + updates; s < sizeof...(k); ++s) own[s][i] = sum;
+      },
+      arrays[k]...);
+}
+
+template <std::size_t reads, std::size_t updates, std::size_t writes>
 void stream_loop(float* const* arrays, std::int64_t begin, std::int64_t end) {
-  const float* read[kMaxReads] = {};
-  float* update[kMaxUpdates] = {};
-  float* write[kMaxWrites] = {};
-  for (int k = 0; k < reads; ++k) read[k] = arrays[k];
-  for (int k = 0; k < updates; ++k) update[k] = arrays[reads + k];
-  for (int k = 0; k < writes; ++k) write[k] = arrays[reads + updates + k];
-  ONEPASS_INDEPENDENT
-  for (std::int64_t i = begin; i < end; ++i) {
-    float sum = 1.0F;
-    for (int k = 0; k < reads; ++k) sum += read[k][i];
-    for (int k = 0; k < updates; ++k) update[k][i] = sum - update[k][i];
-    for (int k = 0; k < writes; ++k) write[k][i] = sum;
-  }
+  if constexpr (reads + updates + writes > 0)
+    stream_loop<reads, updates, writes>(arrays, begin, end, std::make_index_sequence<reads + updates + writes>());
 }
 
 // Some compiler must not find that a loop without outputs is dead: reads alone are summed into the caller's array.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/loops.hpp"
 #include "kernels/table.hpp"
 
 namespace {
@@ -22,20 +23,24 @@ void apply_rule(const void* storage, void* param, const void* grad, void* const*
   T* __restrict p = static_cast<T*>(param);
   const T* __restrict g = static_cast<const T*>(grad);
   if constexpr (Rule::states == 0) {
-    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i]);
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { rule(p[i], g[i]); }, p, g);
   } else if constexpr (Rule::states == 1) {
     T* __restrict a = static_cast<T*>(states[0]);
-    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i]);
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i]); }, p, g, a);
   } else if constexpr (Rule::states == 2) {
     T* __restrict a = static_cast<T*>(states[0]);
     T* __restrict b = static_cast<T*>(states[1]);
-    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i], b[i]);
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i], b[i]); }, p, g, a, b);
   } else {
     static_assert(Rule::states == 3);
     T* __restrict a = static_cast<T*>(states[0]);
     T* __restrict b = static_cast<T*>(states[1]);
     T* __restrict c = static_cast<T*>(states[2]);
-    for (std::int64_t i = 0; i < n; ++i) rule(p[i], g[i], a[i], b[i], c[i]);
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i], b[i], c[i]); }, p, g, a, b, c);
   }
 }
 
