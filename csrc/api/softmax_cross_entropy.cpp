@@ -112,6 +112,7 @@ onepass_status cross_entropy(const KernelTable& table, const onepass_array& logi
   runtime::parallel(runtime::team_size(threads, rows, bytes), rows, [&](std::int64_t begin, std::int64_t end) {
     DenseRow<T> x(classes, logit_rows.step()), g(classes, wanted ? grad_rows.step() : std::int64_t{sizeof(T)});
     DenseRow<T> t(classes, probabilities ? target_rows.step() : std::int64_t{sizeof(T)});
+    const auto ahead = [&](const Rows& own, std::int64_t r) { return own.at(r + 1 < end ? r + 1 : r); };
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t label = probabilities ? -1 : labels[static_cast<std::size_t>(r)];
       char* grad_at = grad_rows.at(r);
@@ -132,6 +133,7 @@ onepass_status cross_entropy(const KernelTable& table, const onepass_array& logi
           .label_smoothing = options.label_smoothing,
           .z_loss = options.z_loss,
           .scale = scale,
+          .ahead = {ahead(logit_rows, r), ahead(grad_rows, r)},
       });
       if (wanted) g.write(grad_at);
     }
@@ -171,7 +173,8 @@ onepass_status along_axis(const onepass_array* x, std::int32_t axis, const onepa
                       [&](std::int64_t begin, std::int64_t end) {
                         DenseRow<T> source(n, from.step()), target(n, to.step());
                         for (std::int64_t r = begin; r < end; ++r) {
-                          kernel(source.read(from.at(r)), target.place(to.at(r)), n);
+                          const std::int64_t next = r + 1 < end ? r + 1 : r;
+                          kernel(source.read(from.at(r)), target.place(to.at(r)), n, {from.at(next), to.at(next)});
                           target.write(to.at(r));
                         }
                       });

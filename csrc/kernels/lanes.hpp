@@ -68,36 +68,30 @@ struct Lanes {
     store(padded);
     for (std::int64_t l = 0; l < n; ++l) p[l] = padded[l];
   }
-  // The same lanes with lane l set to value.
-  Lanes with(int l, T value) const {
-    T padded[kLanes];
-    store(padded);
-    padded[l] = value;
-    return load(padded);
+  // The same lanes with lane l set to zero.
+  Lanes without(int l) const {
+    Integers lane;
+    for (int i = 0; i < kNative; ++i) lane[i] = i;
+    Lanes r;
+    for (int i = 0; i < kVectors; ++i) r.v[i] = lane + i * kNative == l ? Vector{} : v[i];
+    return r;
   }
   // Lanes combined by a fixed tree: l with l + 8, then with l + 4, l + 2, l + 1.
-  double sum() const {
-    T lane[kLanes];
-    double total[kLanes];
-    store(lane);
-    for (int l = 0; l < kLanes; ++l) total[l] = static_cast<double>(lane[l]);
-    return fold(total, [](double a, double b) { return a + b; });
-  }
-  T max() const {
-    T lane[kLanes];
-    store(lane);
-    return fold(lane, [](T a, T b) { return a > b ? a : b; });
-  }
-
- private:
-  template <typename U, typename Combine>
-  static U fold(U* lane, Combine combine) {
-    for (int l = 0; l < 8; ++l) lane[l] = combine(lane[l], lane[l + 8]);
-    for (int l = 0; l < 4; ++l) lane[l] = combine(lane[l], lane[l + 4]);
-    for (int l = 0; l < 2; ++l) lane[l] = combine(lane[l], lane[l + 2]);
-    return combine(lane[0], lane[1]);
-  }
+  double sum() const;
+  T max() const;
 };
+
+template <typename T, typename Combine>
+inline T fold(const Lanes<T>& lanes, Combine combine) {
+  Lanes<T> r = lanes;
+  for (int half = Lanes<T>::kVectors / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) r.v[i] = combine(r.v[i], r.v[i + half]);
+  T lane[kLanes];
+  r.store(lane);
+  for (int half = Lanes<T>::kNative / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lane[l] = combine(lane[l], lane[l + half]);
+  return lane[0];
+}
 
 #define ONEPASS_LANEWISE(op)                                                \
   template <typename T>                                                     \
@@ -137,6 +131,17 @@ inline Lanes<double> load_double(const float* p) {
   for (int i = 0; i < Wide::kVectors; ++i)
     r.v[i] = __builtin_convertvector(*reinterpret_cast<const Half*>(p + i * Wide::kNative), Wide::Vector);
   return r;
+}
+
+template <typename T>
+double Lanes<T>::sum() const {
+  T lane[kLanes];
+  store(lane);
+  return fold(load_double(lane), [](auto a, auto b) { return a + b; });
+}
+template <typename T>
+T Lanes<T>::max() const {
+  return fold(*this, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // Calls visit(first element, lanes in use) for every group of sixteen.

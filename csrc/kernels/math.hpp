@@ -19,13 +19,11 @@ struct ExpConstants<float> {
   static constexpr float log2e = 1.44269504088896341F;
   static constexpr float ln2_high = 0.693359375F;
   static constexpr float ln2_low = -2.12194440054690583e-4F;
-  static constexpr float round = 12582912.0F;    // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  static constexpr float lowest = -87.3365402F;  // below it the result is subnormal, and flushed
+  static constexpr float round = 12582912.0F + 127.0F;  // 1.5 * 2^23 + bias: see exp_nonpositive
+  static constexpr float lowest = -87.3365402F;         // below it the result is subnormal, and flushed
   static constexpr int mantissa = 23;
-  static constexpr std::int32_t bias = 127;
-  // 1/k!, k = 7 ... 2: truncation below 2^-27 for |r| <= 0.3466
-  static constexpr float taylor[] = {1.98412698e-4F, 1.38888889e-3F, 8.33333333e-3F,
-                                     4.16666667e-2F, 1.66666667e-1F, 0.5F};
+  // (exp(r) - 1 - r) / r^2, interpolated at 5 Chebyshev nodes of |r| <= log(2)/2: exp within 2^-26.6
+  static constexpr float tail[] = {1.39261759e-3F, 8.36317334e-3F, 4.16665561e-2F, 1.66665778e-1F, 0.5F};
 };
 
 template <>
@@ -33,15 +31,21 @@ struct ExpConstants<double> {
   static constexpr double log2e = 1.44269504088896340736;
   static constexpr double ln2_high = 0.693145751953125;
   static constexpr double ln2_low = 1.42860682030941723212e-6;
-  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double round = 6755399441055744.0 + 1023.0;  // 1.5 * 2^52 + bias
   static constexpr double lowest = -708.39641853226408;
   static constexpr int mantissa = 52;
-  static constexpr std::int64_t bias = 1023;
-  // 1/k!, k = 13 ... 2
-  static constexpr double taylor[] = {1.6059043836821614599e-10, 2.0876756987868098979e-9, 2.5052108385441718775e-8,
-                                      2.7557319223985890653e-7,  2.7557319223985890653e-6, 2.4801587301587301587e-5,
-                                      1.9841269841269841270e-4,  1.3888888888888888889e-3, 8.3333333333333333333e-3,
-                                      4.1666666666666666667e-2,  1.6666666666666666667e-1, 0.5};
+  // the same at 11 nodes: exp within 2^-61
+  static constexpr double tail[] = {2.0914679376583935e-9,
+                                    2.5105206373957010e-8,
+                                    2.7557273661348637e-7,
+                                    2.7557255425746435e-6,
+                                    2.4801587325533363e-5,
+                                    1.9841269874800493e-4,
+                                    1.3888888888883752e-3,
+                                    8.3333333333261410e-3,
+                                    4.1666666666666670e-2,
+                                    0.1666666666666667,
+                                    0.5};
 };
 
 // exp(x) for x <= 0 (or NaN): within 2 units in the last place; zero where the result would be subnormal.
@@ -53,17 +57,16 @@ inline Lanes<T> exp_nonpositive(const Lanes<T>& x) {
   using Integers = typename L::Integers;
   L r;
   for (int i = 0; i < L::kVectors; ++i) {
+    // Adding `round` leaves the nearest integer n, plus the bias of an exponent, in the low bits of `shifted`.
     const Vector shifted = x.v[i] * K::log2e + K::round;
     const Vector n = shifted - K::round;
     const Vector f = (x.v[i] - n * K::ln2_high) - n * K::ln2_low;
     // pairs of coefficients, then Horner in f^2: half the latency of Horner in f
     const Vector f2 = f * f;
-    Vector p = f * K::taylor[0] + K::taylor[1];
-    for (std::size_t k = 2; k < sizeof(K::taylor) / sizeof(T); k += 2)
-      p = p * f2 + (f * K::taylor[k] + K::taylor[k + 1]);
+    Vector p = K::tail[0] - Vector{};
+    for (std::size_t k = 1; k < sizeof(K::tail) / sizeof(T); k += 2) p = p * f2 + (f * K::tail[k] + K::tail[k + 1]);
     p = (p * f2 + f) + T(1);
-    const Integers scale = (reinterpret_cast<Integers>(shifted) + K::bias) << K::mantissa;
-    const Vector value = p * reinterpret_cast<Vector>(scale);
+    const Vector value = p * reinterpret_cast<Vector>(reinterpret_cast<Integers>(shifted) << K::mantissa);
     r.v[i] = x.v[i] < K::lowest ? Vector{} : value;
   }
   return r;

@@ -13,12 +13,20 @@
 namespace {
 
 using onepass::CrossEntropyRow;
+using onepass::RowsAhead;
 
 template <typename T>
 T row_maximum(const T* x, std::int64_t n) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
   Lanes<T> m = Lanes<T>::all(lowest);
-  for_groups(n, [&](std::int64_t j, std::int64_t count) { m = maximum(load_group(x + j, count, lowest), m); });
+  std::int64_t j = 0;
+  if (n >= 4 * kLanes) {  // a comparison waits for the one before: four chains
+    Lanes<T> chains[4] = {m, m, m, m};
+    for (; j + 4 * kLanes <= n; j += 4 * kLanes)
+      for (int k = 0; k < 4; ++k) chains[k] = maximum(Lanes<T>::load(x + j + k * kLanes), chains[k]);
+    m = maximum(maximum(chains[0], chains[1]), maximum(chains[2], chains[3]));
+  }
+  for_groups(n - j, [&](std::int64_t k, std::int64_t count) { m = maximum(load_group(x + j + k, count, lowest), m); });
   return m.max();
 }
 
@@ -39,26 +47,28 @@ struct ExpSum {
   }
 };
 
-// exp(x - max) into e (if stored), and its sum.
+// exp(x - max) into e (if stored), and its sum. The next rows are fetched meanwhile: the loop computes far longer than
+// it moves bytes, and the hardware's prefetchers stop at every page.
 template <bool stored, typename T>
-ExpSum exp_sum(const T* x, T* e, std::int64_t n, T max, std::int64_t special) {
-  const Lanes<T> shift = Lanes<T>::all(max);
+ExpSum exp_sum(const T* x, T* e, std::int64_t n, T max, std::int64_t special, const RowsAhead& ahead) {
+  using L = Lanes<T>;
+  const L shift = L::all(max);
   const std::int64_t special_group = special - special % kLanes;
-  ExpSum result = {0.0, 0.0};
+  ExpSum result = {0.0, static_cast<double>(exp_nonpositive(L::all(x[special]) - shift).v[0][0])};
   for (std::int64_t block = 0; block < n; block += kBlock) {
     const std::int64_t length = n - block < kBlock ? n - block : kBlock;
-    Lanes<T> sum = Lanes<T>::all(T(0));
+    L sum = L::all(T(0));
     for_groups(length, [&](std::int64_t offset, std::int64_t count) {
       const std::int64_t j = block + offset;
-      Lanes<T> v = exp_nonpositive(load_group(x + j, count, -std::numeric_limits<T>::infinity()) - shift);
-      if constexpr (stored) store_group(v, e + j, count);
-      if (j == special_group) [[unlikely]] {
-        T lane[kLanes];
-        v.store(lane);
-        const int l = static_cast<int>(special - special_group);
-        result.special = static_cast<double>(lane[l]);
-        v = v.with(l, T(0));
+      for (std::size_t byte = 0; byte < kLanes * sizeof(T); byte += 64) {
+        const std::int64_t at = j * static_cast<std::int64_t>(sizeof(T)) + static_cast<std::int64_t>(byte);
+        prefetch(ahead.read, at);
+        if constexpr (stored) prefetch(ahead.write, at);
       }
+      L v = exp_nonpositive(load_group(x + j, count, -std::numeric_limits<T>::infinity()) - shift);
+      if constexpr (stored) store_group(v, e + j, count);
+      if (j == special_group) [[unlikely]]
+        v = v.without(static_cast<int>(special - special_group));
       sum = sum + v;
     });
     result.others += sum.sum();
@@ -74,17 +84,17 @@ void scale_row(const T* x, T* out, T factor, std::int64_t n) {
 
 // out may be x.
 template <typename T>
-void softmax_row(const T* x, T* out, std::int64_t n) {
+void softmax_row(const T* x, T* out, std::int64_t n, const RowsAhead& ahead) {
   const T max = row_maximum(x, n);
-  const ExpSum sum = exp_sum<true>(x, out, n, max, 0);
+  const ExpSum sum = exp_sum<true>(x, out, n, max, 0, ahead);
   scale_row(out, out, static_cast<T>(1.0 / sum.total()), n);
 }
 
 // out may be x.
 template <typename T>
-void log_softmax_row(const T* x, T* out, std::int64_t n) {
+void log_softmax_row(const T* x, T* out, std::int64_t n, const RowsAhead& ahead) {
   const T max = row_maximum(x, n);
-  const ExpSum sum = exp_sum<false, T>(x, nullptr, n, max, first_equal(x, n, max));
+  const ExpSum sum = exp_sum<false, T>(x, nullptr, n, max, first_equal(x, n, max), ahead);
   const T log_sum = static_cast<T>(sum.log(true));
   ONEPASS_INDEPENDENT
   for (std::int64_t j = 0; j < n; ++j) out[j] = (x[j] - max) - log_sum;
@@ -97,12 +107,13 @@ double cross_entropy_one_class(const CrossEntropyRow<T>& row) {
   const double w = row.weight ? static_cast<double>(row.weight[y]) : 1.0;
   const T x_y = row.logits[y];
   const T max = row_maximum(row.logits, n);
-  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, y);
+  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, y, row.ahead);
   const double log_sum = sum.log(x_y == max);
   const double lse = static_cast<double>(max) + log_sum;
   if constexpr (stored) {
     const double total = sum.total();
-    const double slope = w + 2.0 * row.z_loss * lse;
+    // without a z-loss the gradient need not wait for the logarithm
+    const double slope = row.z_loss != 0.0 ? w + 2.0 * row.z_loss * lse : w;
     scale_row(row.grad, row.grad, static_cast<T>(row.scale * slope / total), n);
     row.grad[y] = static_cast<T>(row.scale * ((slope - w) * sum.special - w * sum.others) / total);
   }
@@ -135,7 +146,7 @@ double cross_entropy_any(const CrossEntropyRow<T>& row) {
   const double mass = row.weight || row.probabilities ? masses.sum() : 1.0;
   const double distance = distances.sum();
   const std::int64_t special = first_equal(row.logits, n, max);
-  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, special);
+  const ExpSum sum = exp_sum<stored>(row.logits, row.grad, n, max, special, row.ahead);
   const double log_sum = sum.log(true);
   const double lse = static_cast<double>(max) + log_sum;
   if constexpr (stored) {

@@ -16,6 +16,12 @@ struct UpdateKernel {
   void (*apply)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n);
 };
 
+// What the next call will read and write: fetched into cache meanwhile. Never null: the row itself, if there is no
+// next.
+struct RowsAhead {
+  const void *read, *write;
+};
+
 template <typename T>
 struct CrossEntropyRow {
   std::int64_t classes;
@@ -26,6 +32,7 @@ struct CrossEntropyRow {
   const T* weight;         // (C) or null
   double label_smoothing, z_loss;
   double scale;  // the gradient is multiplied by it
+  RowsAhead ahead;
 };
 
 // Per-channel numbers of batch normalization, ready for use: x - mean is (x - mean_high) - mean_low.
@@ -68,8 +75,8 @@ struct FloatKernels {
   UpdateKernel updates[ONEPASS_UPDATE_COUNT];
 
   double (*sum_of_squares)(const T* x, std::int64_t n);
-  void (*softmax_row)(const T* x, T* out, std::int64_t n);
-  void (*log_softmax_row)(const T* x, T* out, std::int64_t n);
+  void (*softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
+  void (*log_softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
   double (*cross_entropy_row)(const CrossEntropyRow<T>& row);
   // grad (may be null) = 2 scale (a - b); returns the sum of (a - b)^2; loss (may be null) = (a - b)^2
   double (*squared_error)(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n);
