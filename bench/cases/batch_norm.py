@@ -264,6 +264,7 @@ def _cases(problem: Problem) -> list[Case]:
             _goals("torch out="),
             bytes=limits.bytes_moved(problem.elements, *on_forward),
             memory=4 * problem.elements * 24,
+            atol=1e-4,  # NumPy adds a column of 65536 up one by one, in float32
         ),
         Case(
             f"batch_norm/backward/{name}",
@@ -279,6 +280,7 @@ def _cases(problem: Problem) -> list[Case]:
             _goals("torch"),
             bytes=limits.bytes_moved(problem.elements, *on_backward),
             memory=4 * problem.elements * 24,
+            atol=1e-4,  # NumPy adds a column of 65536 up one by one, in float32
         ),
     ]
 
