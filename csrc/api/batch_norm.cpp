@@ -7,6 +7,7 @@
 #include "api/arrays.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
+#include "runtime/threads.hpp"
 
 namespace onepass::api {
 namespace {

@@ -8,6 +8,7 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/serial_blas.hpp"
 #include "runtime/team.hpp"
+#include "runtime/threads.hpp"
 
 namespace onepass::api {
 namespace {

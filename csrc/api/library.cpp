@@ -2,6 +2,7 @@
 #include "api/arrays.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
+#include "runtime/threads.hpp"
 
 using namespace onepass;
 

@@ -7,11 +7,16 @@
 #include "api/rows.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
+#include "runtime/threads.hpp"
 
 namespace onepass::api {
 namespace {
 
-constexpr std::int64_t kPasses = 4;  // an element of a row costs about as much as this many elements moved
+// What rows cost, as bytes of memory traffic that take as long: an element as much as eight elements moved, and the
+// end of a row and its logarithm as much as 64 elements. Measured, docs/performance.md.
+std::int64_t cost(std::int64_t rows, std::int64_t classes, std::int64_t item) {
+  return rows * (classes + 64) * item * 8;
+}
 
 std::int64_t load_label(const char* p, std::int32_t dtype) {
   switch (dtype) {
@@ -108,7 +113,7 @@ onepass_status cross_entropy(const KernelTable& table, const onepass_array& logi
   const Rows grad_rows(wanted ? *grad : logits, 1);
   const Rows target_rows(probabilities ? targets : logits, 1);
   std::vector<double> losses(static_cast<std::size_t>(rows));
-  const std::int64_t bytes = rows * classes * static_cast<std::int64_t>(sizeof(T)) * kPasses;
+  const std::int64_t bytes = cost(rows, classes, sizeof(T));
   runtime::parallel(runtime::team_size(threads, rows, bytes), rows, [&](std::int64_t begin, std::int64_t end) {
     DenseRow<T> x(classes, logit_rows.step()), g(classes, wanted ? grad_rows.step() : std::int64_t{sizeof(T)});
     DenseRow<T> t(classes, probabilities ? target_rows.step() : std::int64_t{sizeof(T)});
@@ -168,7 +173,7 @@ onepass_status along_axis(const onepass_array* x, std::int32_t axis, const onepa
     const auto kernel = log ? table->kernels<T>().log_softmax_row : table->kernels<T>().softmax_row;
     const std::int64_t n = x->shape[axis];
     const Rows from(*x, axis), to(*out, axis);
-    const std::int64_t bytes = elements(*x) * static_cast<std::int64_t>(sizeof(T)) * kPasses;
+    const std::int64_t bytes = cost(from.count(), n, sizeof(T));
     runtime::parallel(runtime::team_size(threads, from.count(), bytes), from.count(),
                       [&](std::int64_t begin, std::int64_t end) {
                         DenseRow<T> source(n, from.step()), target(n, to.step());

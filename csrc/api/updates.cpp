@@ -12,6 +12,7 @@
 #include "api/arrays.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
+#include "runtime/threads.hpp"
 
 namespace onepass::api {
 namespace {
