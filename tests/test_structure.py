@@ -62,7 +62,9 @@ def test_bindings_see_the_c_abi_alone():
 
 
 def test_one_file_starts_threads():
-    files = [p.relative_to(CSRC).as_posix() for p in CSRC.rglob("*.?pp") if re.search(r"std::j?thread\s+\w+\(", code(p))]
+    files = [
+        p.relative_to(CSRC).as_posix() for p in CSRC.rglob("*.?pp") if re.search(r"std::j?thread\s+\w+\(", code(p))
+    ]
     assert files == ["runtime/team.cpp"]
     assert [p for p in CSRC.rglob("*.?pp") if re.search(r"\bomp\b|pthread_create|std::async", code(p))] == []
 

@@ -1,7 +1,7 @@
 """An optimizer step in a NumPy loop: what np.matmul and the step cost alone, and beside each other.
 
-BLAS and OpenMP each keep a pool of threads that spin for a while after work; alternating, each
-finds the cores taken by the other.
+BLAS keeps a pool of threads that spin for a while after work, and so does an OpenMP region;
+alternating, each finds the cores taken by the other.
 """
 
 from __future__ import annotations

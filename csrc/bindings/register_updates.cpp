@@ -101,8 +101,8 @@ class Plan {
     std::vector<py::ssize_t> extents;  // shape, then strides
 
     bool holds(const py::array& a) const {
-      const std::size_t n = static_cast<std::size_t>(a.ndim());
-      return a.data() == data && a.dtype().ptr() == dtype && extents.size() == 2 * n &&
+      const py::ssize_t n = a.ndim();
+      return a.data() == data && a.dtype().ptr() == dtype && static_cast<py::ssize_t>(extents.size()) == 2 * n &&
              std::equal(a.shape(), a.shape() + n, extents.begin()) &&
              std::equal(a.strides(), a.strides() + n, extents.begin() + n);
     }
@@ -120,7 +120,7 @@ class Plan {
     const std::string name = grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
     const onepass_array view = readable(name.c_str(), grad);
     raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
-    seen = {py::reinterpret_borrow<py::object>(grad)};
+    seen.object = py::reinterpret_borrow<py::object>(grad);
     if (grad.is_none()) return;
     const auto array = py::reinterpret_borrow<py::array>(grad);
     seen.data = array.data();

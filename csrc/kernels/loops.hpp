@@ -22,13 +22,13 @@ inline void prefetch(const void* base, std::int64_t bytes) {
 // every page, and a division fills the reorder buffer before the next loads are seen. Measured in docs/performance.md.
 template <typename T, typename Body, typename... Streams>
 inline void for_each_ahead(std::int64_t begin, std::int64_t end, Body body, const Streams*... streams) {
-  constexpr std::int64_t kLine = 64, kAhead = 1024, kBlock = 256 / sizeof(T);
+  constexpr std::int64_t kLine = 64, kAhead = 1024, kStep = 256 / sizeof(T);
   std::int64_t i = begin;
-  for (; i + kBlock <= end; i += kBlock) {
+  for (; i + kStep <= end; i += kStep) {
     const std::int64_t at = i * static_cast<std::int64_t>(sizeof(T)) + kAhead;
     for (std::int64_t line = 0; line < 256; line += kLine) (prefetch(streams, at + line), ...);
     ONEPASS_INDEPENDENT
-    for (std::int64_t j = i; j < i + kBlock; ++j) body(j);
+    for (std::int64_t j = i; j < i + kStep; ++j) body(j);
   }
   ONEPASS_INDEPENDENT
   for (; i < end; ++i) body(i);
