@@ -104,6 +104,47 @@ def update(name):
     return run
 
 
+def stored_update(name, stochastic):
+    """Gradients and parameters in other types than what is computed in, states in bfloat16, strided views."""
+    rule = kernels.UPDATES[name]
+
+    def run(arrays, n, threads):
+        wide = arrays.dtype == np.float64
+        kinds = (np.float64,) * 3 if wide else (np.float16, np.uint16, np.float32)
+        params = [
+            half(arrays.new(n), kinds[0]),
+            half(arrays.new(3, n)[:, ::2], kinds[1]),
+            half(arrays.new(n), kinds[2]),
+        ]
+        states = [[np.zeros(p.shape, np.float64 if wide else kind) for p in params] for kind in (np.uint16, np.float32)]
+        used = [states[k % 2] for k in range(len(rule.states))]
+        used = [[np.copy(s) for s in state] for state in used]
+        for step in (1, 2, 3):
+            grads = [
+                half(arrays.new(*p.shape), k) for p, k in zip(params, (np.uint16, np.float32, np.float16), strict=True)
+            ]
+            getattr(kernels, name)(
+                params,
+                grads,
+                *used,
+                step=step,
+                stochastic_rounding=stochastic,
+                seed=n,
+                dtype="bfloat16",
+                threads=threads,
+            )
+        return [*params, *(s for state in used for s in state)]
+
+    return run
+
+
+def half(a, kind):
+    if kind != np.uint16:
+        with np.errstate(all="ignore"):
+            return a.astype(kind)
+    return (a.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)  # cut off: a bfloat16's bits
+
+
 def cross_entropy(wide=True, place="new", smooth=0.0, weighted=False, given=False, reduction="mean", z_loss=0.0):
     def run(arrays, n, threads):
         shape = (max(3, 40_000 // n), n) if wide and n > 67 else (3, n) if wide else (n, 5)
@@ -190,6 +231,8 @@ def linear(arrays, n, threads):
 
 CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     **{name: (update(name), (9_973, 100_003)) for name in kernels.UPDATES},
+    **{f"{name} stored": (stored_update(name, False), (100_003,)) for name in kernels.UPDATES},
+    **{f"{name} stored stochastic": (stored_update(name, True), (100_003,)) for name in kernels.UPDATES},
     "cross_entropy": (cross_entropy(), (1_009, 50_257)),
     "cross_entropy rows": (cross_entropy(wide=False), (12_347,)),
     "cross_entropy in place": (cross_entropy(place="in place"), (1_009,)),
@@ -221,8 +264,6 @@ BLAS = {"linear"}  # the product's own treatment of NaN and subnormals is BLAS's
 
 def main(part):
     hashes, differences, teams = {}, [], {}
-    kernels.linear(np.ones((1, 1)), np.ones((1, 1)))  # BLAS starts its threads
-    alone = tasks_after_a_team_of_two()
     for name, (run, large) in CASES.items():
         if part not in name:
             continue
@@ -235,21 +276,22 @@ def main(part):
                     found = [_hash(run, name, dtype, n, values, *place) for place in places]
                     hashes[key] = found[0]
                     differences += [f"{key} | {p}" for p, h in zip(places, found, strict=True) if h != found[0]]
-        tasks_after_a_team_of_two(alone)
+        before = sleeps_of_threads()
         _hash(run, name, "float32", max(large), "normal", 0, 8)
-        teams[name] = 2 + len(os.listdir("/proc/self/task")) - alone
+        after = sleeps_of_threads()
+        teams[name] = 1 + sum(after[task] != before.get(task) for task in after if int(task) != os.getpid())
     report = {"isa": onepass.info()["isa"], "hashes": hashes, "differences": differences, "teams": teams}
     json.dump(report, sys.stdout)
 
 
-def tasks_after_a_team_of_two(expected=None):
-    """Threads of this process when the team has been cut to two; those of a larger team take a moment to leave."""
-    x = np.zeros(1 << 18, np.float32)
-    kernels.relu(x, x, threads=2)
-    deadline = time.monotonic() + 1
-    while (tasks := len(os.listdir("/proc/self/task"))) != expected and expected and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return tasks
+def sleeps_of_threads():
+    """How often each thread has gone to sleep, once all are asleep: a worker that had work did so once more."""
+    time.sleep(0.02)
+    counts = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status", encoding="utf-8") as file:
+            counts[task] = next(line.split()[1] for line in file if line.startswith("voluntary_ctxt_switches"))
+    return counts
 
 
 def _hash(run, name, dtype, n, values, offset, threads):

@@ -99,11 +99,14 @@ def partly(function, first, second, shape, **kwargs):
 
 TYPE = [  # name: call, argument that the message begins with, word of the remedy
     ("param is a list of numbers", lambda: call("sgd", [1.0], [f32(1)], step=1), "param", "asarray"),
-    ("param float16", lambda: adam(param=f32(5).astype(np.float16)), "param", "convert"),
+    ("param long double", lambda: adam(param=f32(5).astype(np.longdouble)), "param", "convert"),
     ("param integer", lambda: adam(param=np.arange(5)), "param", "convert"),
     ("param complex", lambda: adam(param=np.ones(5, complex)), "param", "convert"),
     ("param big-endian", lambda: adam(param=f32(5).astype(">f4")), "param", "convert"),
-    ("grad of another type", lambda: adam(grad=f64(5)), "grad", "convert"),
+    ("grad of integers", lambda: adam(grad=f32(5).astype(np.int16)), "grad", "convert"),
+    ("float32 states beside a float64 param", lambda: adam(param=f64(5)), "exp_avg", "convert"),
+    ("param in uint16", lambda: adam(param=f32(5).astype(np.uint16)), "param", "dtype='bfloat16'"),
+    ("grad in uint16", lambda: adam(grad=f32(5).astype(np.uint16)), "grad", "dtype='bfloat16'"),
     ("state of another type", lambda: adam(exp_avg=f64(5)), "exp_avg", "convert"),
     ("second state of another type", lambda: adam(exp_avg_sq=f64(5)), "exp_avg_sq", "convert"),
     ("logits integer", lambda: entropy(logits=np.ones((3, 4), int)), "logits", "convert"),
@@ -495,6 +498,8 @@ FAULTS = {  # name: function of the right array, error, word of the remedy
     "a list": (lambda a: a.tolist(), TypeError, "asarray"),
     "a number": (lambda a: 1.0, TypeError, "asarray"),
     "float16": (lambda a: a.astype(np.float16), TypeError, "convert"),
+    "long double": (lambda a: a.astype(np.longdouble), TypeError, "convert"),
+    "uint16": (lambda a: a.astype(np.uint16), TypeError, "bfloat16"),
     "complex": (lambda a: a.astype(complex), TypeError, "convert"),
     "boolean": (lambda a: a.astype(bool), TypeError, "convert"),
     "objects": (lambda a: a.astype(object), TypeError, "convert"),
@@ -513,6 +518,12 @@ FAULTS = {  # name: function of the right array, error, word of the remedy
 
 def faults_of(kernel, name):
     own = set(FAULTS)
+    if kernel not in kernels.UPDATES or name not in ("param", "grad"):
+        own -= {"uint16"}
+    elif name == "grad":
+        own -= {"float16", "the other float"}
+    else:
+        own -= {"float16", "the other float"} if not kernels.UPDATES[kernel].states else {"float16"}
     if SHAPES[kernel][name] is int:
         own -= {"integer", "between elements"}
     if not is_written(kernel, name):
@@ -578,10 +589,10 @@ def test_what_is_written_may_overlap_nothing_in_part(kernel, written, other):
 def test_a_type_that_is_not_supported_is_told_what_is_expected(name):
     (kernel, *_), half = (
         [k for k, names in SHAPES.items() if name in names] or ["global_norm"],
-        f32(6, 3).astype(np.float16),
+        f32(6, 3).astype(np.longdouble),
     )
     arguments = {"arrays": [f32(3), half]} if name == "arrays" else {**arguments_of(kernel), name: half}
-    with pytest.raises(TypeError, match=r"float16.*") as caught:
+    with pytest.raises(TypeError, match=r"float128|longdouble") as caught:
         getattr(kernels, kernel.strip())(**arguments)
     assert "float32" in str(caught.value), "what was expected"
 
@@ -592,6 +603,8 @@ SCALARS = [  # kernel, argument, wrong type, wrong values
     ("adam", "beta1", ["x"], [np.nan]),
     ("adam", "grad_scale", ["x", None], [np.nan, np.inf]),
     ("adam", "maximize", ["yes"], []),
+    ("adam", "seed", ["x", None, 1.5], [-1, 2**64]),
+    ("adam", "dtype", [], ["float16", 1, np.float16]),
     ("sgd_momentum", "nesterov", ["yes"], []),
     ("softmax", "axis", ["x", None, 1.0], [2, -3]),
     ("log_softmax", "axis", ["x", None, 1.0], [2, -3]),
@@ -708,7 +721,7 @@ def test_an_array_may_hide_in_the_gaps_of_another():
 def test_optimizer_refuses_before_it_counts_the_step():
     params = [f32(4), f32(3)]
     optimizer = optim.Adam(params)
-    for grads in ([f32(4)], [f32(4), f32(4)], [f32(4), f64(3)], [f32(4), params[1]]):
+    for grads in ([f32(4)], [f32(4), f32(4)], [f32(4), f32(3).astype(np.uint16)], [f32(4), params[1]]):
         before = [p.copy() for p in params]
         with pytest.raises((TypeError, ValueError), match="grad"):
             optimizer.step(grads)

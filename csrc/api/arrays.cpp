@@ -13,17 +13,11 @@ struct Type {
   const char* name;
 };
 constexpr Type kTypes[] = {
-    {ONEPASS_FLOAT32, 4, "float32"}, {ONEPASS_FLOAT64, 8, "float64"}, {ONEPASS_INT8, 1, "int8"},
-    {ONEPASS_UINT8, 1, "uint8"},     {ONEPASS_INT16, 2, "int16"},     {ONEPASS_UINT16, 2, "uint16"},
-    {ONEPASS_INT32, 4, "int32"},     {ONEPASS_UINT32, 4, "uint32"},   {ONEPASS_INT64, 8, "int64"},
-    {ONEPASS_UINT64, 8, "uint64"},
+    {ONEPASS_FLOAT32, 4, "float32"},   {ONEPASS_FLOAT64, 8, "float64"}, {ONEPASS_FLOAT16, 2, "float16"},
+    {ONEPASS_BFLOAT16, 2, "bfloat16"}, {ONEPASS_INT8, 1, "int8"},       {ONEPASS_UINT8, 1, "uint8"},
+    {ONEPASS_INT16, 2, "int16"},       {ONEPASS_UINT16, 2, "uint16"},   {ONEPASS_INT32, 4, "int32"},
+    {ONEPASS_UINT32, 4, "uint32"},     {ONEPASS_INT64, 8, "int64"},     {ONEPASS_UINT64, 8, "uint64"},
 };
-
-const char* type_name(std::int32_t dtype) {
-  for (const Type& t : kTypes)
-    if (t.dtype == dtype) return t.name;
-  return "unknown type";
-}
 
 template <typename Visit>
 void for_each_offset(const onepass_array& a, Visit&& visit) {
@@ -36,6 +30,12 @@ void for_each_offset(const onepass_array& a, Visit&& visit) {
 }
 
 }  // namespace
+
+const char* type_name(std::int32_t dtype) {
+  for (const Type& t : kTypes)
+    if (t.dtype == dtype) return t.name;
+  return "unknown type";
+}
 
 std::int64_t itemsize(std::int32_t dtype) {
   for (const Type& t : kTypes)
@@ -190,16 +190,29 @@ onepass_status check_contiguous(const char* name, const onepass_array& a) {
   return ONEPASS_OK;
 }
 
+onepass_status check_any_float(const char* name, const onepass_array* a) {
+  ONEPASS_TRY(check_array(name, a));
+  if (!is_any_float(a->dtype))
+    return fail(ONEPASS_INVALID_DTYPE, "%s: expected float32, float64, float16 or bfloat16, got %s; convert it first",
+                name, type_name(a->dtype));
+  return ONEPASS_OK;
+}
+
+onepass_status check_shape_like(const char* name, const onepass_array& a, const char* model_name,
+                                const onepass_array& model) {
+  if (!same_shape(a, model))
+    return fail(ONEPASS_INVALID_SHAPE, "%s: expected shape %s like %s, got %s", name, shape_text(model).c_str(),
+                model_name, shape_text(a).c_str());
+  return ONEPASS_OK;
+}
+
 onepass_status check_like(const char* name, const onepass_array* a, const char* model_name,
                           const onepass_array& model) {
   ONEPASS_TRY(check_array(name, a));
   if (a->dtype != model.dtype)
     return fail(ONEPASS_INVALID_DTYPE, "%s: expected %s like %s, got %s; convert it first", name,
                 type_name(model.dtype), model_name, type_name(a->dtype));
-  if (!same_shape(*a, model))
-    return fail(ONEPASS_INVALID_SHAPE, "%s: expected shape %s like %s, got %s", name, shape_text(model).c_str(),
-                model_name, shape_text(*a).c_str());
-  return ONEPASS_OK;
+  return check_shape_like(name, *a, model_name, model);
 }
 
 onepass_status check_vector(const char* name, const onepass_array* a, std::int64_t n, std::int32_t dtype) {
@@ -264,10 +277,6 @@ Layout::Layout(const onepass_array* const* arrays, int count) : operands(count) 
   }
 }
 
-bool Layout::dense(std::int64_t item) const {
-  for (int k = 0; k < operands; ++k)
-    if (strides[k][ndim - 1] != item) return false;
-  return true;
-}
+bool Layout::dense(int operand, std::int64_t item) const { return strides[operand][ndim - 1] == item; }
 
 }  // namespace onepass::api

@@ -15,7 +15,11 @@ using runtime::fail;
 
 inline bool present(const onepass_array* a) { return a != nullptr && a->ndim >= 0; }
 inline bool is_float(std::int32_t dtype) { return dtype == ONEPASS_FLOAT32 || dtype == ONEPASS_FLOAT64; }
+inline bool is_any_float(std::int32_t dtype) {
+  return is_float(dtype) || dtype == ONEPASS_FLOAT16 || dtype == ONEPASS_BFLOAT16;
+}
 std::int64_t itemsize(std::int32_t dtype);  // 0: unknown
+const char* type_name(std::int32_t dtype);
 std::int64_t elements(const onepass_array& a);
 std::int64_t stride(const onepass_array& a, int axis);  // bytes
 bool is_contiguous(const onepass_array& a);             // in C order
@@ -35,9 +39,12 @@ std::string describe(const onepass_array& a);                       // "float32 
 std::string index_text(const onepass_array& a, std::int64_t flat);  // "[1, 2]" of the flat C-order index
 
 // Checks, each naming the argument. ONEPASS_OK or the failure.
-onepass_status check_array(const char* name, const onepass_array* a);  // there, known dtype, sane, aligned
-onepass_status check_float(const char* name, const onepass_array* a);  // and float32 or float64
+onepass_status check_array(const char* name, const onepass_array* a);      // there, known dtype, sane, aligned
+onepass_status check_float(const char* name, const onepass_array* a);      // and float32 or float64
+onepass_status check_any_float(const char* name, const onepass_array* a);  // or float16 or bfloat16
 onepass_status check_contiguous(const char* name, const onepass_array& a);
+onepass_status check_shape_like(const char* name, const onepass_array& a, const char* model_name,
+                                const onepass_array& model);
 onepass_status check_like(const char* name, const onepass_array* a, const char* model_name, const onepass_array& model);
 onepass_status check_vector(const char* name, const onepass_array* a, std::int64_t n, std::int32_t dtype);
 onepass_status check_apart(const char* name, const onepass_array* a, const char* other_name, const onepass_array* b);
@@ -76,7 +83,7 @@ struct Layout {
   std::int64_t strides[kMaxOperands][ONEPASS_MAX_DIMENSIONS];  // bytes
 
   Layout(const onepass_array* const* arrays, int count);
-  bool dense(std::int64_t item) const;  // the innermost axis has no gaps in any operand
+  bool dense(int operand, std::int64_t item) const;  // its innermost axis has no gaps
 
   // visit(offsets[operands], length) for each stretch along the innermost axis of elements [begin, end)
   template <typename Visit>

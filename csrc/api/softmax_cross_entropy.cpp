@@ -37,7 +37,7 @@ bool fits(std::int64_t label, std::int32_t dtype) { return dtype != ONEPASS_UINT
 // targets must be logits' shape without axis 1
 onepass_status check_targets(const onepass_array* targets, const onepass_array& logits) {
   ONEPASS_TRY(check_array("targets", targets));
-  if (is_float(targets->dtype)) return check_like("targets", targets, "logits", logits);
+  if (is_any_float(targets->dtype)) return check_like("targets", targets, "logits", logits);
   std::vector<std::int64_t> expected;
   for (int i = 0; i < logits.ndim; ++i)
     if (i != 1) expected.push_back(logits.shape[i]);

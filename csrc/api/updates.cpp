@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api/arrays.hpp"
+#include "api/staged.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
 #include "runtime/threads.hpp"
@@ -104,9 +105,12 @@ struct PlannedTensor {
   std::array<OwnedArray, ONEPASS_MAX_STATES> states;
   std::int32_t group = 0;
   std::int64_t size = 0, item = 0, grains = 0;
+  std::int64_t bytes = 0;          // moved by a step
   bool active = false;             // has a gradient
   std::unique_ptr<Layout> layout;  // of param, grad, states
-  bool flat = false;               // one dense stretch
+  bool direct = false;             // everything is stored as it is computed, without gaps along the innermost axis
+
+  bool wide() const { return param.view.dtype == ONEPASS_FLOAT64; }  // computed in double
 };
 
 std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
@@ -120,6 +124,8 @@ struct onepass_plan {
   onepass_update update;
   std::vector<onepass::api::PlannedTensor> tensors;
   std::vector<std::array<std::array<char, onepass::kRuleBytes>, 2>> rules;  // per group: float, double
+  bool stochastic = false;
+  std::uint64_t seed = 0;
 };
 
 namespace onepass::api {
@@ -133,7 +139,8 @@ onepass_status set_grad(onepass_plan& plan, std::size_t i, const onepass_array* 
   }
   const std::size_t count = plan.tensors.size(), state_count = kRegistry[plan.update].state_count;
   const auto name = [&] { return tensor_name("grad", i, count); };
-  ONEPASS_TRY(check_like(name().c_str(), grad, tensor_name("param", i, count).c_str(), t.param.view));
+  ONEPASS_TRY(check_any_float(name().c_str(), grad));
+  ONEPASS_TRY(check_shape_like(name().c_str(), *grad, tensor_name("param", i, count).c_str(), t.param.view));
   const Extent bytes = extent(*grad);
   const auto apart = [&](const OwnedArray& other, const char* what, std::size_t j) {
     return bytes.meets(other.bytes)
@@ -149,9 +156,28 @@ onepass_status set_grad(onepass_plan& plan, std::size_t i, const onepass_array* 
   const onepass_array* arrays[Layout::kMaxOperands] = {&t.param.view, &t.grad.view};
   for (std::size_t k = 0; k < state_count; ++k) arrays[2 + k] = &t.states[k].view;
   t.layout = std::make_unique<Layout>(arrays, 2 + static_cast<int>(state_count));
-  t.flat = t.layout->ndim == 1 && t.layout->dense(t.item);
+  const std::int32_t computed = t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
+  t.direct = true;
+  t.bytes = 0;
+  for (int k = 0; k < t.layout->operands; ++k) {
+    const std::int64_t item = itemsize(arrays[k]->dtype);
+    t.direct = t.direct && arrays[k]->dtype == computed && t.layout->dense(k, item);
+    t.bytes += (k == 1 ? 1 : 2) * item * t.size;
+  }
   t.active = true;
   return ONEPASS_OK;
+}
+
+onepass_status check_state(const char* name, const onepass_array* state, const char* param_name,
+                           const PlannedTensor& t) {
+  ONEPASS_TRY(check_array(name, state));
+  const bool fits =
+      t.wide() ? state->dtype == ONEPASS_FLOAT64 : state->dtype == ONEPASS_FLOAT32 || state->dtype == ONEPASS_BFLOAT16;
+  if (!fits)
+    return fail(ONEPASS_INVALID_DTYPE, "%s: expected %s beside a %s %s, got %s; convert it first", name,
+                t.wide() ? "float64" : "float32 or bfloat16", type_name(t.param.view.dtype), param_name,
+                type_name(state->dtype));
+  return check_shape_like(name, *state, param_name, t.param.view);
 }
 
 // No two elements that are written may share memory.
@@ -182,40 +208,9 @@ onepass_status check_written_apart(const onepass_plan& plan) {
   return ONEPASS_OK;
 }
 
-// Elements [begin, end) of a tensor whose stretches have gaps: gathered into short dense buffers, updated, put back.
-void apply_with_gaps(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, std::int64_t begin,
-                     std::int64_t end) {
-  constexpr std::int64_t kShort = 256;
-  alignas(64) char buffer[Layout::kMaxOperands][kShort * sizeof(double)];
-  const Layout& layout = *t.layout;
-  const int inner = layout.ndim - 1;
-  char* base[Layout::kMaxOperands] = {static_cast<char*>(t.param.view.data), static_cast<char*>(t.grad.view.data)};
-  void* states[ONEPASS_MAX_STATES] = {};
-  for (int k = 2; k < layout.operands; ++k) {
-    base[k] = static_cast<char*>(t.states[static_cast<std::size_t>(k - 2)].view.data);
-    states[k - 2] = buffer[k];
-  }
-  const auto item = static_cast<std::size_t>(t.item);
-  layout.walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
-    for (std::int64_t done = 0; done < length; done += kShort) {
-      const std::int64_t n = std::min(kShort, length - done);
-      for (int k = 0; k < layout.operands; ++k)
-        for (std::int64_t i = 0; i < n; ++i)
-          std::memcpy(buffer[k] + static_cast<std::size_t>(i) * item,
-                      base[k] + at[k] + (done + i) * layout.strides[k][inner], item);
-      kernel.apply(rule, buffer[0], buffer[1], states, n);
-      for (int k = 0; k < layout.operands; ++k) {
-        if (k == 1) continue;
-        for (std::int64_t i = 0; i < n; ++i)
-          std::memcpy(base[k] + at[k] + (done + i) * layout.strides[k][inner],
-                      buffer[k] + static_cast<std::size_t>(i) * item, item);
-      }
-    }
-  });
-}
-
-void apply(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, std::int64_t begin, std::int64_t end) {
-  if (!t.layout->dense(t.item)) return apply_with_gaps(kernel, rule, t, begin, end);
+// Elements [begin, end) of a tensor, where they are.
+void apply_direct(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, std::int64_t begin,
+                  std::int64_t end) {
   t.layout->walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
     void* states[ONEPASS_MAX_STATES] = {};
     for (int k = 2; k < t.layout->operands; ++k)
@@ -223,6 +218,36 @@ void apply(const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
     kernel.apply(rule, static_cast<char*>(t.param.view.data) + at[0], static_cast<char*>(t.grad.view.data) + at[1],
                  states, length);
   });
+}
+
+// The same through dense buffers: for other storage formats, and where there are gaps.
+template <typename T>
+void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
+                  std::size_t tensor, std::int64_t step, const onepass_plan& plan, std::int64_t begin,
+                  std::int64_t end) {
+  alignas(64) T buffer[Layout::kMaxOperands][kStage];
+  const int operands = t.layout->operands;
+  Stored stored[Layout::kMaxOperands];
+  void* states[ONEPASS_MAX_STATES] = {};
+  for (int k = 0; k < operands; ++k) {
+    const OwnedArray& a = k == 0 ? t.param : k == 1 ? t.grad : t.states[static_cast<std::size_t>(k - 2)];
+    stored[k] = {static_cast<char*>(a.view.data), a.view.dtype, k};
+    if (k >= 2) states[k - 2] = buffer[k];
+  }
+  Rounding rounding[Layout::kMaxOperands] = {};
+  std::int64_t high = -1;
+  for (std::int64_t at = begin, next; at < end; at = next) {
+    next = std::min({at + kStage, end, ((at >> 32) + 1) << 32});  // a key serves 2^32 elements
+    if (plan.stochastic && at >> 32 != high) {
+      high = at >> 32;
+      for (int k = 0; k < operands; ++k)
+        rounding[k] = {true, rounding_key(plan.seed, step, tensor, k == 0 ? 0 : k - 1, high)};
+    }
+    for (int k = 0; k < operands; ++k) stage_in(kernels.codecs, *t.layout, stored[k], at, next, buffer[k]);
+    kernel.apply(rule, buffer[0], buffer[1], states, next - at);
+    for (int k = 0; k < operands; ++k)
+      if (k != 1) stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], rounding[k]);
+  }
 }
 
 onepass_status run_update(onepass_update update, onepass_plan* plan, const void* groups, std::size_t group_count,
@@ -238,35 +263,45 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   const onepass_update_info& info = kRegistry[update];
   const auto hyper = [&](std::size_t g) { return static_cast<const char*>(groups) + g * info.hyper_size; };
   for (std::size_t g = 0; g < group_count; ++g) ONEPASS_TRY(check_hyper(info, hyper(g), g));
-  std::int64_t grains = 0;
+  std::int64_t grains = 0, bytes = 0;
   bool occurs[2] = {false, false};  // float, double
   for (const PlannedTensor& t : plan->tensors) {
     if (!t.active) continue;
     if (t.group < 0 || static_cast<std::size_t>(t.group) >= group_count)
       return fail(ONEPASS_INVALID_VALUE, "group: a tensor names group %d, but there are %zu", t.group, group_count);
     grains += t.grains;
-    occurs[t.item == sizeof(double)] = true;
+    bytes += t.bytes;
+    occurs[t.wide()] = true;
   }
   plan->rules.resize(std::max(plan->rules.size(), group_count));
   for (std::size_t g = 0; g < group_count; ++g) {
     if (occurs[0]) table->f32.updates[update].prepare(hyper(g), plan->rules[g][0].data());
     if (occurs[1]) table->f64.updates[update].prepare(hyper(g), plan->rules[g][1].data());
   }
-  const std::int64_t bytes = grains * kGrainBytes * (3 + 2 * static_cast<std::int64_t>(info.state_count));
   runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t first = 0;  // first grain of the tensor at hand
-    for (const PlannedTensor& t : plan->tensors) {
+    for (std::size_t i = 0; i < plan->tensors.size() && first < end; ++i) {
+      const PlannedTensor& t = plan->tensors[i];
       if (!t.active) continue;
       const std::int64_t from = std::max(begin, first), to = std::min(end, first + t.grains);
       if (from < to) {
         const std::int64_t per_grain = kGrainBytes / t.item;
-        const bool wide = t.item == sizeof(double);
-        const UpdateKernel& kernel = wide ? table->f64.updates[update] : table->f32.updates[update];
-        apply(kernel, plan->rules[static_cast<std::size_t>(t.group)][wide].data(), t, (from - first) * per_grain,
-              std::min((to - first) * per_grain, t.size));
+        const std::int64_t low = (from - first) * per_grain, high = std::min((to - first) * per_grain, t.size);
+        const auto group = static_cast<std::size_t>(t.group);
+        const void* rule = plan->rules[group][t.wide()].data();
+        with_float(t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32, [&](auto zero) {
+          const auto& kernels = table->kernels<decltype(zero)>();
+          if (t.direct) {
+            apply_direct(kernels.updates[update], rule, t, low, high);
+          } else {
+            CommonHyper common;
+            std::memcpy(&common, hyper(group), sizeof(common));
+            apply_staged(kernels, kernels.updates[update], rule, t, i, common.step, *plan, low, high);
+          }
+          return ONEPASS_OK;
+        });
       }
       first += t.grains;
-      if (first >= end) break;
     }
   });
   return ONEPASS_OK;
@@ -298,13 +333,12 @@ onepass_status onepass_plan_create(onepass_update update, const onepass_update_t
       const onepass_update_tensor& given = tensors[i];
       PlannedTensor& t = plan->tensors[i];
       const std::string name = tensor_name("param", i, count);
-      ONEPASS_TRY(check_float(name.c_str(), &given.param));
+      ONEPASS_TRY(check_any_float(name.c_str(), &given.param));
+      t.param.assign(given.param);
       for (std::size_t k = 0; k < info.state_count; ++k) {
-        ONEPASS_TRY(
-            check_like(tensor_name(info.states[k], i, count).c_str(), &given.states[k], name.c_str(), given.param));
+        ONEPASS_TRY(check_state(tensor_name(info.states[k], i, count).c_str(), &given.states[k], name.c_str(), t));
         t.states[k].assign(given.states[k]);
       }
-      t.param.assign(given.param);
       t.group = given.group;
       t.size = elements(given.param);
       t.item = itemsize(given.param.dtype);
@@ -329,6 +363,13 @@ onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t grou
   if (plan == nullptr || i >= plan->tensors.size())
     return fail(ONEPASS_INVALID_VALUE, "plan: is null or has no tensor %zu", i);
   plan->tensors[i].group = group;
+  return ONEPASS_OK;
+}
+
+onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed) {
+  if (plan == nullptr) return fail(ONEPASS_INVALID_VALUE, "plan: is null");
+  plan->stochastic = stochastic != 0;
+  plan->seed = seed;
   return ONEPASS_OK;
 }
 
@@ -359,7 +400,7 @@ onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, do
     layouts.reserve(count);
     std::int64_t bytes = 0;
     for (std::size_t i = 0; i < count; ++i) {
-      ONEPASS_TRY(check_float(tensor_name("arrays", i, count).c_str(), &arrays[i]));
+      ONEPASS_TRY(check_any_float(tensor_name("arrays", i, count).c_str(), &arrays[i]));
       const onepass_array* one[] = {&arrays[i]};
       layouts.emplace_back(one, 1);
       const std::int64_t n = elements(arrays[i]);
@@ -374,28 +415,18 @@ onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, do
         const onepass_array& a = arrays[part.array];
         const Layout& layout = layouts[part.array];
         const std::int64_t end = std::min(part.begin + kPart, elements(a));
-        with_float(a.dtype, [&](auto zero) {
+        with_float(a.dtype, [&](auto zero) {  // float16 and bfloat16 as double, where their squares are exact
           using T = decltype(zero);
-          const std::int64_t step = layout.strides[0][layout.ndim - 1];
+          const FloatKernels<T>& kernels = table->kernels<T>();
+          const Stored stored = {static_cast<char*>(a.data), a.dtype, 0};
+          const bool direct = is_float(a.dtype) && layout.ndim == 1 && layout.dense(0, sizeof(T));
+          alignas(64) T buffer[kStage];
           double sum = 0.0;
-          // in blocks of a fixed length, gathered where there are gaps
-          constexpr std::int64_t kShort = 1024;
-          alignas(64) T buffer[kShort];
-          std::int64_t held = 0;
-          const bool flat = layout.ndim == 1 && step == static_cast<std::int64_t>(sizeof(T));
-          const char* base = static_cast<const char*>(a.data);
-          if (flat) {
-            for (std::int64_t at = part.begin; at < end; at += kShort)
-              sum +=
-                  table->kernels<T>().sum_of_squares(reinterpret_cast<const T*>(base) + at, std::min(kShort, end - at));
-          } else {
-            layout.walk(part.begin, end, [&](const std::int64_t* at, std::int64_t length) {
-              for (std::int64_t i = 0; i < length; ++i) {
-                buffer[held++] = *reinterpret_cast<const T*>(base + at[0] + i * step);
-                if (held == kShort) sum += table->kernels<T>().sum_of_squares(buffer, std::exchange(held, 0));
-              }
-            });
-            if (held > 0) sum += table->kernels<T>().sum_of_squares(buffer, held);
+          for (std::int64_t at = part.begin; at < end; at += kStage) {
+            const std::int64_t n = std::min(kStage, end - at);
+            const T* run = direct ? static_cast<const T*>(a.data) + at : buffer;
+            if (!direct) stage_in(kernels.codecs, layout, stored, at, at + n, buffer);
+            sum += kernels.sum_of_squares(run, n);
           }
           sums[static_cast<std::size_t>(p)] = sum;
           return ONEPASS_OK;

@@ -12,7 +12,14 @@ std::int32_t dtype_code(const py::dtype& dtype) {
   const char order = dtype.byteorder();
   if (order != '=' && order != '|') return kUnknown;
   switch (dtype.kind()) {
-    case 'f': return dtype.itemsize() == 4 ? ONEPASS_FLOAT32 : dtype.itemsize() == 8 ? ONEPASS_FLOAT64 : kUnknown;
+    case 'f':
+      return dtype.itemsize() == 4   ? ONEPASS_FLOAT32
+             : dtype.itemsize() == 8 ? ONEPASS_FLOAT64
+             : dtype.itemsize() == 2 ? ONEPASS_FLOAT16
+                                     : kUnknown;
+    case 'V':  // what NumPy says of ml_dtypes' types
+      return dtype.itemsize() == 2 && py::str(dtype.attr("name")).cast<std::string>() == "bfloat16" ? ONEPASS_BFLOAT16
+                                                                                                    : kUnknown;
     case 'i':
       return dtype.itemsize() == 1   ? ONEPASS_INT8
              : dtype.itemsize() == 2 ? ONEPASS_INT16

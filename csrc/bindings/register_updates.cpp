@@ -38,6 +38,12 @@ std::int32_t flag(const char* name, py::handle value) {
   return PyObject_IsTrue(value.ptr()) == 1;
 }
 
+// NumPy has no bfloat16: its bits come as uint16 (or as an array of ml_dtypes).
+onepass_array half(onepass_array a) {
+  if (a.dtype == ONEPASS_UINT16) a.dtype = ONEPASS_BFLOAT16;
+  return a;
+}
+
 // Tensors that are checked once; holds their arrays alive. step() looks again only at gradients that changed.
 class Plan {
  public:
@@ -55,14 +61,14 @@ class Plan {
     std::vector<onepass_update_tensor> tensors(params.size());
     for (std::size_t i = 0; i < params.size(); ++i) {
       const std::string at = params.size() == 1 ? "" : "[" + std::to_string(i) + "]";
-      tensors[i].param = writable(("param" + at).c_str(), params[i]);
+      tensors[i].param = half(writable(("param" + at).c_str(), params[i]));
       tensors[i].grad.ndim = -1;
       const auto own = py::cast<py::sequence>(states[i]);
       if (own.size() != info_->state_count)
         throw py::value_error("states" + at + ": expected " + std::to_string(info_->state_count) + " arrays, got " +
                               std::to_string(own.size()));
       for (std::size_t k = 0; k < info_->state_count; ++k)
-        tensors[i].states[k] = writable((info_->states[k] + at).c_str(), own[k]);
+        tensors[i].states[k] = half(writable((info_->states[k] + at).c_str(), own[k]));
     }
     onepass_plan* plan = nullptr;
     raise_if(onepass_plan_create(find_update(update), tensors.data(), tensors.size(), &plan));
@@ -83,6 +89,12 @@ class Plan {
     select_rows(groups.size(), grad_scale);
     call([&] { return info_->run(plan_.get(), rows_.data(), row_count_, threads); });
     for (std::size_t i = 0; i < grads_.size(); ++i) steps_[i] += !grads_[i].object.is_none();
+  }
+
+  // bits: gradients in uint16 are bfloat16
+  void set_storage(bool stochastic, std::uint64_t seed, bool bits) {
+    raise_if(onepass_plan_set_rounding(plan_.get(), stochastic, seed));
+    bits_ = bits;
   }
 
   const std::vector<std::int64_t>& steps() const { return steps_; }
@@ -118,7 +130,10 @@ class Plan {
     if (seen.object.ptr() == grad.ptr() && (grad.is_none() || seen.holds(py::reinterpret_borrow<py::array>(grad))))
       return;
     const std::string name = grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
-    const onepass_array view = readable(name.c_str(), grad);
+    onepass_array view = readable(name.c_str(), grad);
+    if (view.ndim >= 0 && view.dtype == ONEPASS_UINT16 && !bits_)
+      throw py::type_error(name + ": is uint16; if these are the bits of bfloat16, say dtype='bfloat16'");
+    view = half(view);
     raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
     seen.object = py::reinterpret_borrow<py::object>(grad);
     if (grad.is_none()) return;
@@ -192,6 +207,7 @@ class Plan {
   std::vector<char> rows_;   // (row_count_) structs as the step takes them
   std::vector<int> row_of_;  // of each parameter
   std::size_t row_count_ = 0;
+  bool bits_ = false;
   std::unique_ptr<onepass_plan, Destroy> plan_;
 };
 
@@ -221,12 +237,13 @@ void register_updates(py::module_& m) {
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>>(), py::arg("update"),
            py::arg("params"), py::arg("states"), py::arg("group_of"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("threads"))
+      .def("set_storage", &Plan::set_storage, py::arg("stochastic"), py::arg("seed"), py::arg("bits"))
       .def_property("steps", &Plan::steps, &Plan::set_steps);
   m.def(
       "global_norm",
       [](const py::list& arrays, int threads) {
         std::vector<onepass_array> views;
-        for (const py::handle a : arrays) views.push_back(readable("arrays", a));
+        for (const py::handle a : arrays) views.push_back(half(readable("arrays", a)));
         double norm = 0.0;
         call([&] { return onepass_global_norm(views.data(), views.size(), &norm, threads); });
         return norm;

@@ -4,6 +4,7 @@
 
 #include "kernels/batch_norm.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/formats.hpp"
 #include "kernels/rules.hpp"
 #include "kernels/softmax_cross_entropy.hpp"
 #include "kernels/stream.hpp"
@@ -21,6 +22,7 @@ constexpr onepass::FloatKernels<T> float_kernels() {
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
           },
+      .codecs = codecs<T>(),
       .sum_of_squares = sum_of_squares<T>,
       .softmax_row = softmax_row<T>,
       .log_softmax_row = log_softmax_row<T>,

@@ -68,11 +68,30 @@ struct BackwardStatistics {
   T *mean_dy, *slope;  // written, the members of ChannelSlope
 };
 
+// How numbers are rounded to a format with fewer bits: to nearest even, or up with the probability of what is cut off,
+// from a generator of (key + index).
+struct Rounding {
+  bool stochastic;
+  std::uint32_t key;
+};
+
+// A storage format beside the type T that is computed in. encode is null where nothing of T is stored so.
+template <typename T>
+struct Codec {
+  void (*decode)(const void* from, T* to, std::int64_t n);
+  void (*encode)(const T* from, void* to, std::int64_t n, Rounding rounding, std::uint32_t index);
+};
+template <typename T>
+struct Codecs {
+  Codec<T> of[4];  // of float32, float64, float16, bfloat16: the order of onepass_dtype
+};
+
 enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
 
 template <typename T>
 struct FloatKernels {
   UpdateKernel updates[ONEPASS_UPDATE_COUNT];
+  Codecs<T> codecs;
 
   double (*sum_of_squares)(const T* x, std::int64_t n);
   void (*softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);

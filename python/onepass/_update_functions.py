@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,37 @@ from numpy.typing import NDArray
 from onepass._types import Update
 
 UpdateFunction = Callable[..., None]
-Run = Callable[[Sequence[Sequence[NDArray[Any]]], dict[str, Any], "int | None"], None]
+
+
+class Call(NamedTuple):
+    """What a call of an update function asks for: as many lists of arrays as it has positional arguments."""
+
+    arrays: Sequence[Sequence[NDArray[Any]]]
+    hyper: dict[str, Any]  # step, grad_scale and maximize among them
+    stochastic_rounding: bool
+    seed: int
+    threads: int | None
+
+
+Run = Callable[[Call], None]
+
+_STORAGE: dict[str, Any] = {"stochastic_rounding": False, "seed": 0, "dtype": None}
 
 _DOC = """One step of {name}, in place, on an array or on a sequence of arrays in one parallel region.
 
 Args:
-    param: read and written; float32 or float64, any strides.
-    grad: read; like param, with strides of its own.
+    param: read and written; float32, float64, float16 or bfloat16 (of ml_dtypes, or its bits in uint16 if dtype says
+        so), any strides.
+    grad: read; of param's shape, with a type and strides of its own.
 {states}    step: this step's number, from 1.
     {hyperparameters}: see the optimizer class in onepass.optim.
     maximize: follow the gradient instead of going against it.
     grad_scale: the gradient is multiplied by it.
+    stochastic_rounding: what is stored in fewer bits than float32 is rounded up with the probability of what is cut
+        off, from a generator keyed by (seed, step, index); otherwise to nearest even.
+    dtype: "bfloat16": param and grad in uint16 are the bits of bfloat16.
 
-{bytes} bytes for each float32 parameter.
+Computed in float64 for a float64 param, else in float32. {bytes} bytes for each float32 parameter.
 """
 
 
@@ -38,23 +56,37 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
         [parameter(name, parameter.POSITIONAL_OR_KEYWORD) for name in names]
         + [parameter("step", parameter.KEYWORD_ONLY)]
         + [parameter(k, parameter.KEYWORD_ONLY, default=v) for k, v in keywords.items()]
+        + [parameter(k, parameter.KEYWORD_ONLY, default=v) for k, v in _STORAGE.items()]
         + [parameter("threads", parameter.KEYWORD_ONLY, default=None)]
     )
 
     known = {*keywords, "step"}
 
-    def function(*args: Any, threads: int | None = None, **kwargs: Any) -> None:
+    def function(
+        *args: Any,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        dtype: str | None = None,
+        threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         if len(args) != len(names) or "step" not in kwargs or not kwargs.keys() <= known:
-            bound = signature.bind(*args, threads=threads, **kwargs)  # raises, or an array came by name
+            bound = signature.bind(*args, **kwargs)  # raises, or an array came by name
             args = bound.args
             kwargs = {k: v for k, v in kwargs.items() if k in known}
         hyper = {**keywords, **kwargs, "step": _check_step(kwargs["step"])}
-        run(_as_lists(names, args), hyper, threads)
+        arrays = _as_lists(names, args)
+        check_bits("param", arrays[0], dtype)
+        check_bits("grad", arrays[1], dtype)
+        run(Call(arrays, hyper, stochastic_rounding, check_seed(seed), threads))
 
     function.__name__ = function.__qualname__ = update.name
     function.__module__ = module
     function.__signature__ = signature  # type: ignore[attr-defined]
-    states = "".join(f"    {name}: read and written; like param.\n" for name in update.states)
+    states = "".join(
+        f"    {name}: read and written; of param's shape, float64 for a float64 param, else float32 or bfloat16.\n"
+        for name in update.states
+    )
     function.__doc__ = _DOC.format(
         name=update.name,
         states=states,
@@ -62,6 +94,27 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
         bytes=update.bytes_per_parameter,
     )
     return function
+
+
+def check_bits(name: str, arrays: Sequence[Any], dtype: str | None) -> None:
+    """Whole numbers are not taken for the bits of bfloat16 unless the caller says so."""
+    if dtype not in (None, "bfloat16"):
+        raise ValueError(f"dtype: expected 'bfloat16' (for bits in uint16) or None, got {dtype!r}")
+    for i, array in enumerate(arrays):
+        if dtype is None and isinstance(array, np.ndarray) and array.dtype == np.uint16:
+            at = name if len(arrays) == 1 else f"{name}[{i}]"
+            raise TypeError(f"{at}: is uint16; if these are the bits of bfloat16, say dtype='bfloat16'")
+
+
+def check_seed(seed: Any) -> int:
+    """A seed of stochastic rounding."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed: expected an integer, got {seed!r}") from None
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed: expected 0 <= seed < 2**64, got {seed!r}")
+    return number
 
 
 def _as_lists(names: Sequence[str], arguments: Sequence[Any]) -> list[list[NDArray[Any]]]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onepass import _blas, _core
 from onepass._types import BatchNormSaved, Update
-from onepass._update_functions import UpdateFunction, make_update_function
+from onepass._update_functions import Call, UpdateFunction, make_update_function
 
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
@@ -383,14 +383,15 @@ def _gradient_buffer(name: str, given: Array | bool | None, model: Array, model_
 
 
 def _update_function(update: Update) -> UpdateFunction:
-    def run(arrays: Sequence[Sequence[Array]], hyper: dict[str, Any], threads: int | None) -> None:
-        param, grad, *states = arrays
+    def run(call: Call) -> None:
+        param, grad, *states = call.arrays
+        hyper = call.hyper
         by_tensor: Sequence[Sequence[Array]] = list(zip(*states, strict=True)) if states else [()] * len(param)
         plan = _core.Plan(update.name, list(param), by_tensor, [0] * len(param))
-        plan.steps = [hyper.pop("step") - 1] * len(param)
-        grad_scale, maximize = hyper.pop("grad_scale"), hyper.pop("maximize")
-        values = tuple([hyper[name] for name in update.hyperparameters])
-        plan.step(list(grad), [(maximize, *values)], grad_scale, threads or 0)
+        plan.set_storage(call.stochastic_rounding, call.seed, True)
+        plan.steps = [hyper["step"] - 1] * len(param)
+        values = (hyper["maximize"], *[hyper[name] for name in update.hyperparameters])
+        plan.step(list(grad), [values], hyper["grad_scale"], call.threads or 0)
 
     return make_update_function(update, run, __name__)
 

@@ -24,9 +24,10 @@ from onepass._checks import (
     check_vector,
     check_writable,
 )
+from onepass._storage import Rounding, computed_type, decode, encode, is_bfloat16, memory_index
 from onepass._subnormals import flush_subnormals
 from onepass._types import BatchNormSaved, Update
-from onepass._update_functions import UpdateFunction, make_update_function
+from onepass._update_functions import Call, UpdateFunction, make_update_function
 
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
@@ -388,12 +389,32 @@ def _update_function(name: str) -> UpdateFunction:
     step = STEPS[name]
     update: Update = describe_step(name)
 
-    def run(arrays: Sequence[Sequence[Array]], hyper: dict[str, Any], threads: int | None) -> None:
+    def run(call: Call) -> None:
         with flush_subnormals(), np.errstate(all="ignore"):
-            for tensor in zip(*arrays, strict=True):
-                step(*tensor, **hyper)
+            for i, (param, *others) in enumerate(zip(*call.arrays, strict=True)):
+                _check_update(update, param, others)
+                computed = [decode(array, computed_type(param)) for array in (param, *others)]
+                step(*computed, **call.hyper)
+                index = memory_index(param) if call.stochastic_rounding else np.empty(0)
+                for k, (array, values) in enumerate(
+                    zip([param, *others[1:]], [computed[0], *computed[2:]], strict=True)
+                ):
+                    where = Rounding(call.seed, call.hyper["step"], i, k, index)
+                    encode(values, array, where if call.stochastic_rounding else None)
 
     return make_update_function(update, run, __name__)
+
+
+def _check_update(update: Update, param: Array, others: Sequence[Array]) -> None:
+    for name, array in zip(("param", "grad"), (param, others[0]), strict=True):
+        if array.dtype not in (np.float32, np.float64, np.float16) and not is_bfloat16(array):
+            raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {array.dtype}")
+    for name, array in zip(update.states, others[1:], strict=True):
+        if array.dtype != computed_type(param) and not (is_bfloat16(array) and param.dtype != np.float64):
+            raise TypeError(f"{name}: expected float32 or bfloat16, or float64 like param, got {array.dtype}")
+    for name, array in zip(("grad", *update.states), others, strict=True):
+        if array.shape != param.shape:
+            raise ValueError(f"{name}: expected shape {param.shape} like param, got {array.shape}")
 
 
 def _give(value: Array, model: Array, out: Array | None) -> Array:

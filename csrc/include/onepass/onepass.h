@@ -38,6 +38,8 @@ typedef enum onepass_status {
 typedef enum onepass_dtype {
   ONEPASS_FLOAT32 = 0,
   ONEPASS_FLOAT64 = 1,
+  ONEPASS_FLOAT16 = 2,
+  ONEPASS_BFLOAT16 = 3,
   ONEPASS_INT8 = 16,
   ONEPASS_UINT8 = 17,
   ONEPASS_INT16 = 18,
@@ -85,8 +87,12 @@ typedef struct onepass_update_tensor {
   int32_t group;                            /* which hyperparameters it takes */
 } onepass_update_tensor;
 
-/* Param, grad and states of a tensor have one dtype (float32 or float64) and one shape; each may have its own strides,
- * negative and transposed ones included. All of them are fastest when all are dense in the same order. */
+/* Param, grad and states of a tensor have one shape; each may have its own strides, negative and transposed ones
+ * included. All of them are fastest when all are dense in the same order.
+ *
+ * Types: param float32, float64, float16 or bfloat16; grad any of them; states float64 for a float64 param, else float32
+ * or bfloat16. Everything is computed in float64 for a float64 param, else in float32; what is stored in fewer bits is
+ * rounded to nearest even, or as onepass_plan_set_rounding says. */
 
 typedef enum onepass_update {
 #define ONEPASS_UPDATE(name, states, hyperparameters) ONEPASS_UPDATE_##name,
@@ -104,10 +110,14 @@ onepass_status onepass_plan_create(onepass_update update, const onepass_update_t
 /* Gives tensor i another gradient (NULL or an absent array: leave the tensor alone); checks what changed. */
 onepass_status onepass_plan_set_grad(onepass_plan* plan, size_t i, const onepass_array* grad);
 onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t group);
+/* stochastic: params and states in float16 and bfloat16 are rounded up with the probability of what is cut off, from a
+ * generator keyed by seed, step, tensor, array and index, so that the bits depend on nothing else. The index counts a
+ * tensor's elements with the axis of the param's largest stride outermost. Otherwise (the default): to nearest even. */
+onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed);
 void onepass_plan_destroy(onepass_plan* plan);
 
 /* The hyperparameter struct of every update, and the function that makes one step over all tensors of a plan in one
- * parallel region. groups: (group_count) structs. Bytes moved: (3 + 2 * states) * itemsize a parameter. */
+ * parallel region. groups: (group_count) structs. Bytes moved: (3 + 2 * states) * 4 a float32 parameter. */
 #define ONEPASS_STATE(name)
 #define ONEPASS_REAL(name, value) double name;
 #define ONEPASS_FLAG(name) int32_t name;

@@ -28,7 +28,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: what s starts with.
         eps: outside the square root. (Keras: inside.)
         maximize: follow the gradient.
-        max_norm: see :class:`Optimizer`.
+        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.Adagrad. 20 bytes for each float32 parameter.
 
@@ -49,6 +49,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         maximize: bool = False,
         max_norm: float | None = None,
+        **storage: Any,
     ) -> None:
         check_number("initial_accumulator_value", initial_accumulator_value, 0.0, math.inf)
         self._initial = initial_accumulator_value
@@ -56,6 +57,7 @@ class Adagrad(Optimizer):
             params,
             {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize},
             max_norm,
+            **storage,
         )
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ class Adam(Optimizer):
         weight_decay: coupled (L2) decay; see :class:`AdamW` for the decoupled one.
         amsgrad: keep the largest second moment; one more state.
         maximize: follow the gradient.
-        max_norm: see :class:`Optimizer`.
+        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.Adam. 28 bytes for each float32 parameter, amsgrad 36.
 
@@ -55,6 +55,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        **storage: Any,
     ) -> None:
         super().__init__(
             params,
@@ -67,6 +68,7 @@ class Adam(Optimizer):
                 "maximize": maximize,
             },
             max_norm,
+            **storage,
         )
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
@@ -106,8 +108,9 @@ class AdamW(Adam):
         amsgrad: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        **storage: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, max_norm)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, max_norm, **storage)
 
 
 def _moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], beta1: float, beta2: float) -> None:

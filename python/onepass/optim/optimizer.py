@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass import _core
+from onepass._storage import computed_type, encode, is_bfloat16
+from onepass._update_functions import check_bits, check_seed
 from onepass.kernels import UPDATES, global_norm
 
 Array = NDArray[Any]
@@ -35,10 +37,18 @@ class Optimizer:
     """Base of the optimizers. A subclass names its update and says how its options become hyperparameters.
 
     Args:
-        params: arrays to update in place (float32 or float64, any strides), or dictionaries
+        params: arrays to update in place (float32, float64, float16 or bfloat16, any strides), or dictionaries
             ``{"params": [...], "lr": ...}``: groups with options of their own.
         defaults: the options of groups that do not say otherwise.
         max_norm: gradients are scaled down so that their global norm is at most this; None: no clipping.
+        state_dtype: "float32" (float64 beside float64 parameters) or "bfloat16", kept as its bits in uint16: states
+            take half the memory and move half the bytes. Slow moving averages need ``stochastic_rounding`` then: with
+            beta2 = 0.999 a second moment changes by less than half a unit in the last of eight bits.
+        stochastic_rounding: what is stored in fewer bits than float32 (states, and float16 or bfloat16 parameters) is
+            rounded up with the probability of what is cut off; otherwise to nearest even.
+        seed: of the generator of stochastic rounding, which is keyed by (seed, step, tensor, index): the bits do not
+            depend on the number of threads.
+        dtype: "bfloat16": parameters and gradients in uint16 are the bits of bfloat16 (arrays of ml_dtypes need none).
 
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
@@ -54,20 +64,30 @@ class Optimizer:
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
         defaults: Mapping[str, Any],
         max_norm: float | None = None,
+        *,
+        state_dtype: str = "float32",
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        dtype: str | None = None,
     ) -> None:
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
+        if state_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"state_dtype: expected 'float32' or 'bfloat16', got {state_dtype!r}")
         self.max_norm = max_norm
+        self.state_dtype = state_dtype
         self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
         self._check_groups(self.param_groups)
         self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
+        check_bits("params", self._params, dtype)
         for i, p in enumerate(self._params):
-            _check_param(i, p)
+            _check_param(i, p, state_dtype)
         group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._states = [self.initial_states(p) for p in self._params]
+        self._states = [self._stored(p, self.initial_states(p)) for p in self._params]
         self._plan = _core.Plan(self.update.name, self._params, self._states, group_of)
+        self._plan.set_storage(stochastic_rounding, check_seed(seed), dtype == "bfloat16")
         self._seen_groups: list[dict[str, Any]] = []
         self._hyper: list[tuple[Any, ...]] = []
 
@@ -87,7 +107,7 @@ class Optimizer:
             check_number(name, group.get(name, 0.0), 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
-        """The states of a parameter before the first step: zeros in the parameter's own order."""
+        """The states of a parameter before the first step, in what is computed in: zeros in its own order of axes."""
         return tuple([_zeros_like(param) for _ in self.update.states])
 
     # ---- what a user calls
@@ -127,6 +147,7 @@ class Optimizer:
         steps = self._plan.steps
         return {
             "update": self.update.name,
+            "state_dtype": self.state_dtype,
             "param_groups": [
                 {**group, "params": [next(index) for _ in group["params"]]} for group in self.param_groups
             ],
@@ -150,6 +171,10 @@ class Optimizer:
             raise ValueError(
                 f"state_dict: is of update {state_dict['update']!r}, this optimizer's is {self.update.name!r}"
             )
+        if state_dict.get("state_dtype", self.state_dtype) != self.state_dtype:
+            raise ValueError(
+                f"state_dict: states are {state_dict['state_dtype']!r}, this optimizer's are {self.state_dtype!r}"
+            )
         groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in groups]
         expected = [len(group["params"]) for group in self.param_groups]
@@ -169,6 +194,14 @@ class Optimizer:
             own.update(group)
 
     # ---- inside
+
+    def _stored(self, param: Array, states: Sequence[Array]) -> tuple[Array, ...]:
+        if self.state_dtype != "bfloat16":
+            return tuple(states)
+        stored = [_zeros_like(param, np.uint16) for _ in states]
+        for values, out in zip(states, stored, strict=True):
+            encode(values, out, None)
+        return tuple(stored)
 
     def _check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         for group in groups:
@@ -259,13 +292,17 @@ def _make_groups(
     return result
 
 
-def _check_param(i: int, param: object) -> None:
+def _check_param(i: int, param: object, state_dtype: str) -> None:
     if not isinstance(param, np.ndarray):
         raise TypeError(f"params[{i}]: expected a NumPy array, got {type(param).__name__}")
-    if param.dtype not in (np.float32, np.float64):
-        raise TypeError(f"params[{i}]: expected float32 or float64, got {param.dtype}")
+    if param.dtype not in (np.float32, np.float64, np.float16) and not is_bfloat16(param):
+        raise TypeError(f"params[{i}]: expected float32, float64, float16 or bfloat16, got {param.dtype}")
+    if param.dtype == np.float64 and state_dtype != "float32":
+        raise TypeError(
+            f"params[{i}]: is float64, whose states are float64 too; state_dtype={state_dtype!r} needs float32"
+        )
 
 
-def _zeros_like(param: Array) -> Array:
+def _zeros_like(param: Array, dtype: Any = None) -> Array:
     # the parameter's own order of axes, without the gaps of a view, so that all streams are dense where they can be
-    return np.zeros_like(param, order="K", subok=False)
+    return np.zeros_like(param, computed_type(param) if dtype is None else dtype, order="K", subok=False)

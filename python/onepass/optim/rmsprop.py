@@ -32,7 +32,7 @@ class RMSprop(Optimizer):
         momentum: 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         maximize: follow the gradient.
-        max_norm: see :class:`Optimizer`.
+        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.RMSprop, except that a centered variance that rounding has left below
     zero counts as zero (there: NaN). 20 bytes for each float32 parameter, 8 more each for momentum and centered.
@@ -58,6 +58,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        **storage: Any,
     ) -> None:
         super().__init__(
             params,
@@ -71,6 +72,7 @@ class RMSprop(Optimizer):
                 "maximize": maximize,
             },
             max_norm,
+            **storage,
         )
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:

@@ -27,7 +27,7 @@ class SGD(Optimizer):
         weight_decay: coupled (L2) decay.
         nesterov: needs momentum and no dampening.
         maximize: follow the gradient.
-        max_norm: see :class:`Optimizer`.
+        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.SGD.
 
@@ -52,6 +52,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        **storage: Any,
     ) -> None:
         super().__init__(
             params,
@@ -64,6 +65,7 @@ class SGD(Optimizer):
                 "maximize": maximize,
             },
             max_norm,
+            **storage,
         )
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:

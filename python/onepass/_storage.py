@@ -1,0 +1,116 @@
+"""Storage formats in NumPy: what an array means, and how numbers are rounded to it. The twin of kernels/formats.hpp.
+
+bfloat16 comes as an array of ml_dtypes, or as its bits in uint16.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+class Rounding(NamedTuple):
+    """Where the random bits of stochastic rounding come from."""
+
+    seed: int
+    step: int
+    tensor: int
+    array: int  # 0 the param, 1 + k state k
+    order: Array  # memory_index(param)
+
+
+def is_bfloat16(array: Array) -> bool:
+    """Whether it holds bfloat16: of ml_dtypes, or uint16, which nothing else in an update can be."""
+    return array.dtype == np.uint16 or array.dtype.name == "bfloat16"
+
+
+def computed_type(param: Array) -> type[np.floating[Any]]:
+    """What a parameter's update is computed in: float64 for float64, else float32."""
+    return np.float64 if param.dtype == np.float64 else np.float32
+
+
+def decode(array: Array, to: type[np.floating[Any]]) -> Array:
+    """A new array of the type that is computed in."""
+    if is_bfloat16(array):
+        bits = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        decoded: Array = bits.view(np.float32).astype(to)
+        return decoded
+    converted: Array = array.astype(to)
+    return converted
+
+
+def encode(values: Array, out: Array, rounding: Rounding | None) -> None:
+    """Rounds values into out: to nearest even, or stochastically what has fewer bits."""
+    if out.dtype == values.dtype:
+        out[...] = values
+    elif is_bfloat16(out):
+        u = values.view(np.uint32)
+        added = np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))
+        if rounding is not None:
+            added = _random_bits(rounding) & np.uint32(0xFFFF)
+        special = (u & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
+        quiet = np.where(np.isnan(values), np.uint32(0x400000), np.uint32(0))
+        out.view(np.uint16)[...] = np.where(special, u | quiet, u + added) >> np.uint32(16)
+    elif rounding is None:
+        out[...] = values
+    else:
+        out.view(np.uint16)[...] = _stochastic_float16(values, _random_bits(rounding))
+
+
+def _stochastic_float16(values: Array, random: Array) -> Array:
+    magnitude = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    sign = (values.view(np.uint32) >> np.uint32(16)) & np.uint32(0x8000)
+    added = random & np.uint32(0x1FFF)
+    normal = (magnitude + added - np.uint32(112 << 23)) >> np.uint32(13)
+    small = magnitude < np.uint32(113 << 23)
+    units = (np.where(small, np.abs(values), 0) * np.float32(2.0**37)).astype(np.uint32)  # of 2^-37
+    bits = np.where(small, (units + added) >> np.uint32(13), np.minimum(normal, np.uint32(0x7C00)))
+    bits = np.where(np.isnan(values), np.uint32(0x7E00), bits)
+    stored: Array = (bits | sign).astype(np.uint16)
+    return stored
+
+
+def memory_index(array: Array) -> Array:
+    """Each element's number, counted with the axis of the largest stride outermost."""
+    axes = [axis for axis in range(array.ndim) if array.shape[axis] != 1]
+    order = sorted(axes, key=lambda axis: -abs(array.strides[axis]))
+    count = np.arange(array.size, dtype=np.uint64).reshape([array.shape[axis] for axis in order])
+    back = [order.index(axis) for axis in axes]
+    index: Array = count.transpose(back).reshape(array.shape)
+    return index
+
+
+def _random_bits(rounding: Rounding) -> Array:
+    index = rounding.order
+    high = (index >> np.uint64(32)).astype(np.int64)
+    keys = np.zeros(index.shape, np.uint32)
+    for part in np.unique(high):
+        keys[high == part] = _key(rounding, int(part))
+    with np.errstate(over="ignore"):
+        x = keys + index.astype(np.uint32)
+        x ^= x >> np.uint32(16)
+        x *= np.uint32(0x21F0AAAD)
+        x ^= x >> np.uint32(15)
+        x *= np.uint32(0x735A2D97)
+        x ^= x >> np.uint32(15)
+    return x
+
+
+def _key(rounding: Rounding, high: int) -> int:
+    key = _mix(rounding.seed)
+    for part in (rounding.step, rounding.tensor, rounding.array, high):
+        key = _mix(key ^ part)
+    return key >> 32
+
+
+def _mix(x: int) -> int:  # SplitMix64
+    x = (x + 0x9E3779B97F4A7C15) & _WORD
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _WORD
+    return x ^ (x >> 31)
