@@ -286,12 +286,17 @@ def main(part):
 
 def sleeps_of_threads():
     """How often each thread has gone to sleep, once all are asleep: a worker that had work did so once more."""
-    time.sleep(0.02)
-    counts = {}
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/status", encoding="utf-8") as file:
-            counts[task] = next(line.split()[1] for line in file if line.startswith("voluntary_ctxt_switches"))
-    return counts
+    deadline = time.monotonic() + 10
+    while True:
+        time.sleep(0.005)
+        counts, awake = {}, 0
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/status", encoding="utf-8") as file:
+                status = dict(line.split(":", 1) for line in file)
+            counts[task] = status["voluntary_ctxt_switches"]
+            awake += int(task) != os.getpid() and not status["State"].strip().startswith("S")
+        if not awake or time.monotonic() > deadline:
+            return counts
 
 
 def _hash(run, name, dtype, n, values, offset, threads):

@@ -95,13 +95,14 @@ def test_beside_a_pool_of_blas():
 def test_no_thread_is_started_before_there_is_work_for_it():
     counts = run(
         """
-        import os, threading
+        import os, threading, time
         import numpy as np
         import onepass
         from onepass import optim
         one = threading.Thread(target=int)  # a sanitizer's own thread comes with the first
         one.start()
         one.join()
+        time.sleep(0.2)  # until it is gone from the list of tasks
         tasks = lambda: len(os.listdir("/proc/self/task"))
         start = tasks()
         optim.SGD([np.zeros(1000, np.float32)]).step([np.zeros(1000, np.float32)])

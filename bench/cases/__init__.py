@@ -12,6 +12,7 @@ from bench.cases import (
     imports,
     many_tensors,
     numpy_loop,
+    storage,
     training,
     updates,
 )
@@ -19,6 +20,7 @@ from bench.selection import Selection
 
 TOPICS = (
     updates,
+    storage,
     many_tensors,
     clipping,
     cross_entropy,

@@ -89,6 +89,12 @@ struct Layout {
   template <typename Visit>
   void walk(std::int64_t begin, std::int64_t end, Visit&& visit) const {
     const int inner = ndim - 1;
+    if (ndim == 1) {  // the common case, without divisions
+      std::int64_t at[kMaxOperands] = {};
+      for (int k = 0; k < operands; ++k) at[k] = begin * strides[k][0];
+      if (begin < end) visit(at, end - begin);
+      return;
+    }
     while (begin < end) {
       std::int64_t rest = begin;
       std::int64_t at[kMaxOperands] = {};

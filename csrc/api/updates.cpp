@@ -228,11 +228,14 @@ void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, co
   alignas(64) T buffer[Layout::kMaxOperands][kStage];
   const int operands = t.layout->operands;
   Stored stored[Layout::kMaxOperands];
-  void* states[ONEPASS_MAX_STATES] = {};
+  bool in_place[Layout::kMaxOperands];  // needs no buffer
+  T* run[Layout::kMaxOperands];
   for (int k = 0; k < operands; ++k) {
     const OwnedArray& a = k == 0 ? t.param : k == 1 ? t.grad : t.states[static_cast<std::size_t>(k - 2)];
     stored[k] = {static_cast<char*>(a.view.data), a.view.dtype, k};
-    if (k >= 2) states[k - 2] = buffer[k];
+    in_place[k] = is_float(a.view.dtype) && itemsize(a.view.dtype) == sizeof(T) && t.layout->ndim == 1 &&
+                  t.layout->dense(k, sizeof(T));
+    run[k] = buffer[k];
   }
   Rounding rounding[Layout::kMaxOperands] = {};
   std::int64_t high = -1;
@@ -243,10 +246,17 @@ void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, co
       for (int k = 0; k < operands; ++k)
         rounding[k] = {true, rounding_key(plan.seed, step, tensor, k == 0 ? 0 : k - 1, high)};
     }
-    for (int k = 0; k < operands; ++k) stage_in(kernels.codecs, *t.layout, stored[k], at, next, buffer[k]);
-    kernel.apply(rule, buffer[0], buffer[1], states, next - at);
+    for (int k = 0; k < operands; ++k) {
+      if (in_place[k])
+        run[k] = reinterpret_cast<T*>(stored[k].data) + at;
+      else
+        stage_in(kernels.codecs, *t.layout, stored[k], at, next, buffer[k]);
+    }
+    void* states[ONEPASS_MAX_STATES] = {};
+    for (int k = 2; k < operands; ++k) states[k - 2] = run[k];
+    kernel.apply(rule, run[0], run[1], states, next - at);
     for (int k = 0; k < operands; ++k)
-      if (k != 1) stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], rounding[k]);
+      if (k != 1 && !in_place[k]) stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], rounding[k]);
   }
 }
 

@@ -25,12 +25,14 @@ inline std::uint32_t random_bits(std::uint32_t counter) {
 }
 
 struct BFloat16 {
+  static constexpr std::uint32_t kNaN = 0x7fc0U;  // one for all: processors differ in sign and payload
+
   static float decode(Half h) { return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16); }
   // added: what is added to the bits below the last that is kept
   static Half pack(std::uint32_t u, std::uint32_t added) {
-    const std::uint32_t quiet = (u & 0x7fffffffU) > 0x7f800000U ? 0x400000U : 0U;
-    const bool finite = (u & 0x7f800000U) != 0x7f800000U;
-    return static_cast<Half>((finite ? u + added : u | quiet) >> 16);
+    const std::uint32_t magnitude = u & 0x7fffffffU;
+    const std::uint32_t rounded = (magnitude < 0x7f800000U ? u + added : u) >> 16;
+    return static_cast<Half>(magnitude > 0x7f800000U ? kNaN : rounded);
   }
   static Half nearest(float x) {
     const auto u = std::bit_cast<std::uint32_t>(x);
@@ -42,6 +44,7 @@ struct BFloat16 {
 };
 
 struct Float16 {
+  static constexpr std::uint32_t kNaN = 0x7e00U;
   static constexpr std::uint32_t kRebias = 112U << 23;          // exponents: float's bias less float16's
   static constexpr std::uint32_t kSmallestNormal = 113U << 23;  // 2^-14
 
@@ -58,8 +61,8 @@ struct Float16 {
     std::uint32_t h = (magnitude + added - kRebias) >> 13;
     h = h > 0x7c00U ? 0x7c00U : h;  // infinity
     h = magnitude < kSmallestNormal ? small : h;
-    h = magnitude > 0x7f800000U ? 0x7e00U : h;
-    return static_cast<Half>(h | ((u >> 16) & 0x8000U));
+    h |= (u >> 16) & 0x8000U;
+    return static_cast<Half>(magnitude > 0x7f800000U ? kNaN : h);
   }
   static Half nearest(float x) {
     const auto u = std::bit_cast<std::uint32_t>(x);

@@ -54,11 +54,12 @@ def encode(values: Array, out: Array, rounding: Rounding | None) -> None:
         added = np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))
         if rounding is not None:
             added = _random_bits(rounding) & np.uint32(0xFFFF)
-        special = (u & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
-        quiet = np.where(np.isnan(values), np.uint32(0x400000), np.uint32(0))
-        out.view(np.uint16)[...] = np.where(special, u | quiet, u + added) >> np.uint32(16)
+        finite = (u & np.uint32(0x7F800000)) != np.uint32(0x7F800000)
+        rounded = np.where(finite, u + added, u) >> np.uint32(16)
+        out.view(np.uint16)[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
     elif rounding is None:
         out[...] = values
+        out[np.isnan(values)] = np.nan
     else:
         out.view(np.uint16)[...] = _stochastic_float16(values, _random_bits(rounding))
 
@@ -71,8 +72,7 @@ def _stochastic_float16(values: Array, random: Array) -> Array:
     small = magnitude < np.uint32(113 << 23)
     units = (np.where(small, np.abs(values), 0) * np.float32(2.0**37)).astype(np.uint32)  # of 2^-37
     bits = np.where(small, (units + added) >> np.uint32(13), np.minimum(normal, np.uint32(0x7C00)))
-    bits = np.where(np.isnan(values), np.uint32(0x7E00), bits)
-    stored: Array = (bits | sign).astype(np.uint16)
+    stored: Array = np.where(np.isnan(values), np.uint32(0x7E00), bits | sign).astype(np.uint16)
     return stored
 
 

@@ -1,0 +1,81 @@
+"""An Adam step with parameters, gradients and states in fewer bits, beside float32's."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench import limits, peers
+from bench.case import Array, Case, Contender, Entry, Goal, label, size_class
+from bench.contenders.problem import STEPS, Problem
+from bench.selection import Selection
+
+# name: (parameters and gradients, states, stochastic rounding)
+STORAGES = {
+    "onepass": ("float32", "float32", False),
+    "bf16 states": ("float32", "bfloat16", False),
+    "bf16 states, stochastic": ("float32", "bfloat16", True),
+    "bf16 p, g, f32 states": ("bfloat16", "float32", True),
+    "bf16 p, g, states": ("bfloat16", "bfloat16", True),
+    "f16 p, g, bf16 states": ("float16", "bfloat16", True),
+}
+GOALS = {"bf16 states": 1.35}
+
+
+def narrow(values: Array, name: str) -> Array:
+    if name == "bfloat16":
+        return (values.view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
+    return values.astype(name, copy=False)
+
+
+def widen(values: Array) -> Array:
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _onepass(problem: Problem, name: str) -> Contender:
+    data, state, stochastic = STORAGES[name]
+    params = [narrow(p, data) for p in problem.params()]
+    grads = [narrow(g, data) for g in problem.grads()]
+    optimizer = peers.load("onepass.optim").Adam(
+        params, state_dtype=state, stochastic_rounding=stochastic, dtype="bfloat16"
+    )
+    return Contender(lambda: optimizer.step(grads), lambda: problem.result([widen(p) for p in params]))
+
+
+def _torch(problem: Problem) -> Contender:
+    torch = peers.load("torch")
+    params = [torch.from_numpy(p).bfloat16() for p in problem.params()]
+    for param, grad in zip(params, problem.grads(), strict=True):
+        param.grad = torch.from_numpy(grad).bfloat16()
+    optimizer: Any = torch.optim.Adam(params, fused=True)
+    return Contender(optimizer.step, lambda: problem.result([p.float().numpy() for p in params]))
+
+
+def _case(size: int) -> Case:
+    problem = Problem("adam", ((size,),))
+    entries = [Entry(name, partial(_onepass, problem, name), ("onepass",)) for name in STORAGES]
+    entries += [
+        limits.entry(problem.elements, ("g", "pab", "")),
+        Entry("torch fused, all bf16", partial(_torch, problem), ("torch",)),
+    ]
+    goals = tuple(Goal(least, "onepass", name) for name, least in GOALS.items())
+    return Case(
+        f"storage/adam/{label(size)}",
+        size_class(size),
+        tuple(entries),
+        problem.expected,
+        goals if size_class(size) == "memory" else (),
+        bytes=problem.bytes,
+        memory=problem.owned(len(entries)),
+        steps=STEPS,
+        atol=4e-3,
+        rtol=2e-2,
+    )
+
+
+def cases(selection: Selection) -> list[Case]:
+    return [_case(size) for size in selection.sizes]
