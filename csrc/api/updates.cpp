@@ -109,6 +109,17 @@ struct PlannedTensor {
   bool flat = false;               // one dense stretch
 };
 
+struct Rules {  // float, double
+  alignas(kRuleAlignment) std::array<std::array<char, kRuleBytes>, 2> bytes = {};
+  std::array<bool, 2> prepared = {false, false};
+
+  void prepare(const UpdateKernel& kernel, const void* hyper, bool wide) {
+    char* rule = bytes[wide].data();
+    kernel.prepare(hyper, prepared[wide] ? rule : nullptr, rule);
+    prepared[wide] = true;
+  }
+};
+
 std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
   return count == 1 ? what : std::string(what) + "[" + std::to_string(i) + "]";
 }
@@ -119,7 +130,7 @@ std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
 struct onepass_plan {
   onepass_update update;
   std::vector<onepass::api::PlannedTensor> tensors;
-  std::vector<std::array<std::array<char, onepass::kRuleBytes>, 2>> rules;  // per group: float, double
+  std::vector<onepass::api::Rules> rules;  // per group; kept for the next step
 };
 
 namespace onepass::api {
@@ -249,8 +260,8 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   }
   plan->rules.resize(std::max(plan->rules.size(), group_count));
   for (std::size_t g = 0; g < group_count; ++g) {
-    if (occurs[0]) table->f32.updates[update].prepare(hyper(g), plan->rules[g][0].data());
-    if (occurs[1]) table->f64.updates[update].prepare(hyper(g), plan->rules[g][1].data());
+    if (occurs[0]) plan->rules[g].prepare(table->f32.updates[update], hyper(g), false);
+    if (occurs[1]) plan->rules[g].prepare(table->f64.updates[update], hyper(g), true);
   }
   const std::int64_t bytes = grains * kGrainBytes * (3 + 2 * static_cast<std::int64_t>(info.state_count));
   runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
@@ -262,7 +273,7 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
         const std::int64_t per_grain = kGrainBytes / t.item;
         const bool wide = t.item == sizeof(double);
         const UpdateKernel& kernel = wide ? table->f64.updates[update] : table->f32.updates[update];
-        apply(kernel, plan->rules[static_cast<std::size_t>(t.group)][wide].data(), t, (from - first) * per_grain,
+        apply(kernel, plan->rules[static_cast<std::size_t>(t.group)].bytes[wide].data(), t, (from - first) * per_grain,
               std::min((to - first) * per_grain, t.size));
       }
       first += t.grains;
