@@ -80,14 +80,13 @@ class AdaBound(Optimizer):
             max_norm,
         )
         for group in self.param_groups:
-            if group["base_lr"] is None:
-                group["base_lr"] = group["lr"]
+            group["base_lr"] = _base_lr(group)
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
         return "amsbound" if groups[0]["amsbound"] else "adabound"
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        final_lr = group["final_lr"] * (group["lr"] / group["base_lr"])
+        final_lr = group["final_lr"] * (group["lr"] / _base_lr(group))
         return (group["lr"], *group["betas"], final_lr, group["gamma"], group["eps"], group["weight_decay"])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
@@ -95,10 +94,13 @@ class AdaBound(Optimizer):
         check_betas(group["betas"])
         check_number("final_lr", group["final_lr"], 0.0, math.inf)
         check_number("gamma", group["gamma"], 0.0, math.inf)
-        base = group["lr"] if group["base_lr"] is None else group["base_lr"]
-        check_number("base_lr", base, 0.0, math.inf)
-        if base == 0:
+        check_number("base_lr", _base_lr(group), 0.0, math.inf)
+        if _base_lr(group) == 0:
             raise ValueError("base_lr: expected a number above 0; name one if lr starts at 0")
+
+
+def _base_lr(group: Mapping[str, Any]) -> Any:
+    return group["lr"] if group["base_lr"] is None else group["base_lr"]
 
 
 def _move(
