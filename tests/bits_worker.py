@@ -85,6 +85,9 @@ class Arrays:
 OPTIONS = {  # none at its default
     "lr": 0.05, "weight_decay": 0.03, "momentum": 0.8, "dampening": 0.2, "nesterov": True, "lr_decay": 0.01,
     "alpha": 0.9, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6,
+    "eps_inside": True, "rho": 0.8, "momentum_decay": 0.1, "decoupled_weight_decay": True, "eta_minus": 0.3,
+    "eta_plus": 1.6, "step_size_min": 1e-3, "step_size_max": 0.1, "lambd": 0.02, "t0": 1.0, "final_lr": 0.02,
+    "gamma": 0.2,
 }  # fmt: skip
 
 

@@ -26,6 +26,10 @@ RULES = {
     "rmsprop": (optim.RMSprop, {"centered": True}),
     "adam": (optim.Adam, {"amsgrad": True}),
     "adamw": (optim.AdamW, {}),
+    "nadam": (optim.NAdam, {}),
+    "rprop": (optim.Rprop, {"step_sizes": (1e-6, 0.1)}),
+    "asgd": (optim.ASGD, {"t0": 3.0}),
+    "adabound": (optim.AdaBound, {"amsbound": True}),
 }
 
 

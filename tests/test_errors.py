@@ -732,7 +732,7 @@ def test_optimizer_refuses_before_it_counts_the_step():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", [name for name in optim.__all__ if name not in ("Optimizer", "StepInfo")])
 def test_a_norm_that_is_not_finite_changes_nothing_and_is_told(name, bad):
     params = [f32(40), f32(3)]
     optimizer = getattr(optim, name)(params, max_norm=1.0)
@@ -775,6 +775,23 @@ def test_without_max_norm_a_nan_goes_where_it_belongs_only():
         (lambda: optim.Adam([f32(3)], eps=-1.0), "eps"),
         (lambda: optim.Adam([f32(3)], max_norm=0.0), "max_norm"),
         (lambda: optim.Adagrad([f32(3)], initial_accumulator_value=-1.0), "initial_accumulator_value"),
+        (lambda: optim.Adadelta([f32(3)], rho=1.5), "rho"),
+        (lambda: optim.Adamax([f32(3)], betas=(0.9, 1.0)), "betas"),
+        (lambda: optim.NAdam([f32(3)], betas=(0.9,)), "betas"),
+        (lambda: optim.NAdam([f32(3)], momentum_decay=-1.0), "momentum_decay"),
+        (lambda: optim.RAdam([f32(3)], betas=(-0.1, 0.9)), "betas"),
+        (lambda: optim.Rprop([f32(3)], etas=(0.5, 0.9)), "etas"),
+        (lambda: optim.Rprop([f32(3)], step_sizes=(1.0, 0.5)), "step_sizes"),
+        (lambda: optim.Rprop([f32(3)], step_sizes=(-1.0, 0.5)), "step_sizes"),
+        (lambda: optim.Rprop([f32(3)], weight_decay=0.1), "weight_decay"),
+        (lambda: optim.ASGD([f32(3)], lambd=-1.0), "lambd"),
+        (lambda: optim.ASGD([f32(3)], alpha=np.nan), "alpha"),
+        (lambda: optim.ASGD([f32(3)], t0=-1.0), "t0"),
+        (lambda: optim.Lion([f32(3)], betas=(0.9, 1.0)), "betas"),
+        (lambda: optim.Signum([f32(3)], momentum=1.0), "momentum"),
+        (lambda: optim.AdaBound([f32(3)], final_lr=-0.1), "final_lr"),
+        (lambda: optim.AdaBound([f32(3)], gamma=-0.1), "gamma"),
+        (lambda: optim.AdaBound([f32(3)], lr=0.0), "base_lr"),
     ],
 )
 def test_optimizer_refuses_what_makes_no_sense(make, match):
@@ -799,6 +816,7 @@ def test_optimizer_refuses_a_grad_scale_that_cannot_be_divided_by(scale, max_nor
         (lambda p: optim.RMSprop(p), "centered", True),
         (lambda p: optim.Adam(p), "amsgrad", True),
         (lambda p: optim.AdamW(p, amsgrad=True), "amsgrad", False),
+        (lambda p: optim.AdaBound(p), "amsbound", True),
         (lambda p: optim.SGD(p), "lr", -1.0),
         (lambda p: optim.SGD(p), "lr", np.nan),
         (lambda p: optim.SGD(p), "lr", "x"),

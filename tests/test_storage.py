@@ -153,13 +153,14 @@ def same_layout(array):
 @pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("name", kernels.UPDATES)
 def test_the_reference_gives_the_same_bits(name, stochastic, layout, rng):
+    options = {"weight_decay": 0.1} if "weight_decay" in kernels.UPDATES[name].hyperparameters else {}
     for param, grad, state in TYPES:
         actual = arrays_of(name, param, grad, state, layout, rng)
         expected = [same_layout(a) for a in actual]
         for step, function in itertools.product((1, 2, 3), (kernels, reference)):
             getattr(function, name)(
                 *(actual if function is kernels else expected),
-                step=step, weight_decay=0.1, grad_scale=0.5, stochastic_rounding=stochastic, seed=9, dtype="bfloat16",
+                step=step, **options, grad_scale=0.5, stochastic_rounding=stochastic, seed=9, dtype="bfloat16",
                 threads=step,
             )  # fmt: skip
         for a, b in zip(actual, expected, strict=True):

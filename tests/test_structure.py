@@ -204,7 +204,8 @@ def test_design_signatures():
     ("module", "names"),
     [
         ("onepass", ["info", "set_threads", "get_threads", "get_include", "get_cmake_dir", "__version__"]),
-        ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]),
+        ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]),
+        ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound"]),
         ("onepass.schedules", ["constant", "step_decay", "cosine", "linear_warmup", "join"]),
         ("onepass.nn", ["Linear", "BatchNorm", "ReLU", "Sequential"]),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError"]),

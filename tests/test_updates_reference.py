@@ -26,6 +26,18 @@ OTHER_VALUES = {
     "alpha": 0.6,
     "beta1": 0.0,
     "beta2": 0.5,
+    "eps_inside": True,
+    "rho": 0.5,
+    "momentum_decay": 0.3,
+    "decoupled_weight_decay": True,
+    "eta_minus": 0.25,
+    "eta_plus": 1.5,
+    "step_size_min": 0.02,
+    "step_size_max": 0.5,
+    "lambd": 0.05,
+    "t0": 3.0,
+    "final_lr": 0.02,
+    "gamma": 0.2,
     "maximize": True,
     "grad_scale": -1 / 3,
 }
@@ -91,10 +103,10 @@ def test_options(rule, dtype, rng):
 @pytest.mark.parametrize("rule", RULES)
 def test_extreme_values(rule, dtype, values, rng):
     for options in ({}, {"weight_decay": 0.07, "grad_scale": 1e-3, "eps": 0.0, "maximize": True}):
-        known = {k: v for k, v in options.items() if k in kernels.UPDATES[rule].hyperparameters or k == "grad_scale"}
+        fitting = {k: v for k, v in options.items() if k in kernels.UPDATES[rule].hyperparameters or k == "grad_scale"}
         params = [make(rng, 203, dtype, values)]
         states = [[np.abs(make(rng, 203, dtype, values))] for _ in kernels.UPDATES[rule].states]
-        compare(rule, params, states, lambda step: [make(rng, 203, dtype, values)], known)
+        compare(rule, params, states, lambda step: [make(rng, 203, dtype, values)], fitting)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -224,6 +236,7 @@ def test_large_strided_view_with_threads(rng):
 # ---- the optimizer classes: what they hand to the kernels
 
 
+BETAS = {"beta1": 0.8, "beta2": 0.95}
 CLASSES = [  # class, options, rule, the rule's hyperparameters
     ("SGD", {"lr": 0.1, "weight_decay": 0.03}, "sgd", {"lr": 0.1, "weight_decay": 0.03}),
     ("SGD", {"lr": 0.1, "momentum": 0.8, "dampening": 0.2}, "sgd_momentum", ...),
@@ -238,6 +251,25 @@ CLASSES = [  # class, options, rule, the rule's hyperparameters
         "rmsprop_centered_momentum",
         {"momentum": 0.7, "maximize": True},
     ),
+    ("Adagrad", {"eps": 1e-2, "eps_inside": True}, "adagrad", ...),
+    ("RMSprop", {"eps_inside": True, "centered": True}, "rmsprop_centered", {"eps_inside": True}),
+    ("Adadelta", {"rho": 0.8, "eps": 1e-3, "weight_decay": 0.03, "maximize": True}, "adadelta", ...),
+    ("Adamax", {"betas": (0.8, 0.95), "weight_decay": 0.03}, "adamax", {**BETAS, "weight_decay": 0.03}),
+    ("NAdam", {"betas": (0.8, 0.95), "momentum_decay": 0.1}, "nadam", {**BETAS, "momentum_decay": 0.1}),
+    ("NAdam", {"weight_decay": 0.03, "decoupled_weight_decay": True}, "nadam", ...),
+    ("RAdam", {"betas": (0.8, 0.95), "weight_decay": 0.03}, "radam", {**BETAS, "weight_decay": 0.03}),
+    ("RAdam", {"weight_decay": 0.03, "decoupled_weight_decay": True}, "radam", ...),
+    (
+        "Rprop",
+        {"etas": (0.3, 1.6), "step_sizes": (1e-3, 0.02)},
+        "rprop",
+        {"eta_minus": 0.3, "eta_plus": 1.6, "step_size_min": 1e-3, "step_size_max": 0.02},
+    ),
+    ("ASGD", {"lambd": 0.05, "alpha": 0.6, "t0": 4.0, "weight_decay": 0.03}, "asgd", ...),
+    ("Lion", {"betas": (0.8, 0.95), "weight_decay": 0.03}, "lion", {**BETAS, "weight_decay": 0.03}),
+    ("Signum", {"momentum": 0.5, "weight_decay": 0.03}, "signum", ...),
+    ("AdaBound", {"final_lr": 0.02, "gamma": 0.2, "weight_decay": 0.03}, "adabound", ...),
+    ("AdaBound", {"amsbound": True, "betas": (0.8, 0.95)}, "amsbound", BETAS),
     ("Adam", {"betas": (0.8, 0.95), "eps": 1e-5}, "adam", {"beta1": 0.8, "beta2": 0.95, "eps": 1e-5}),
     ("Adam", {"amsgrad": True, "weight_decay": 0.03}, "adam_amsgrad", {"weight_decay": 0.03}),
     ("AdamW", {"betas": (0.8, 0.95), "maximize": True}, "adamw", {"beta1": 0.8, "beta2": 0.95, "maximize": True}),
@@ -247,6 +279,10 @@ CLASSES = [  # class, options, rule, the rule's hyperparameters
         for name, rule in [("SGD", "sgd"), ("Adagrad", "adagrad"), ("RMSprop", "rmsprop"), ("Adam", "adam")]
     ],
     ("AdamW", {}, "adamw", {}),
+    *[
+        (name, {}, name.lower(), {})
+        for name in ("Adadelta", "Adamax", "NAdam", "RAdam", "Rprop", "ASGD", "Lion", "Signum", "AdaBound")
+    ],
 ]  # fmt: skip
 CLASSES = [(name, options, rule, options if hyper is ... else hyper) for name, options, rule, hyper in CLASSES]
 every_class = pytest.mark.parametrize(
@@ -259,6 +295,20 @@ def mixed_params(rng):
         make(rng, shape, t) for shape, t in [((3, 5), "f4"), ((7,), "f8"), ((), "f4"), ((0, 2), "f8"), ((33,), "f4")]
     ]
     return [*params, make(rng, (6, 4), np.float64).T, make(rng, (9, 8), np.float32)[::2, ::-3]]
+
+
+def known(rule, options):
+    """Those that the rule has."""
+    return {k: v for k, v in options.items() if k in kernels.UPDATES[rule].hyperparameters or k == "maximize"}
+
+
+def with_lr(rule, hyper, lr):
+    """The hyperparameters after an lr was assigned: AdaBound's final_lr goes with it."""
+    defaults = kernels.UPDATES[rule].hyperparameters
+    if "final_lr" not in defaults:
+        return {**hyper, "lr": lr}
+    old = {**defaults, **hyper}
+    return {**hyper, "lr": lr, "final_lr": old["final_lr"] * (lr / old["lr"])}
 
 
 class Twin:
@@ -308,7 +358,7 @@ def test_class_is_its_kernel_and_its_reference(name, options, rule, hyper, rng):
 @every_class
 def test_parameter_groups(name, options, rule, hyper, rng):
     params = mixed_params(rng)
-    other = {"lr": 0.07, "weight_decay": 0.2, "maximize": True}
+    other = known(rule, {"lr": 0.07, "weight_decay": 0.2, "maximize": True})
     both = twins(rule, params, [hyper] * 3 + [{**hyper, **other}] * (len(params) - 3))
     optimizer = getattr(optim, name)([{"params": params[:3]}, {"params": params[3:], **other}], **options)
     for step in range(STEPS):
@@ -316,7 +366,7 @@ def test_parameter_groups(name, options, rule, hyper, rng):
         if step == 10:  # a schedule's way to set a learning rate
             optimizer.param_groups[0]["lr"] = 0.003
             for twin in both:
-                twin.hyper_of = [{**h, "lr": 0.003} if i < 3 else h for i, h in enumerate(twin.hyper_of)]
+                twin.hyper_of = [with_lr(rule, h, 0.003) if i < 3 else h for i, h in enumerate(twin.hyper_of)]
         optimizer.step(grads)
         for twin in both:
             twin.step(grads)
@@ -425,9 +475,9 @@ def test_state_dict_resumes_to_the_bit(name, options, rule, hyper, rng):
     for step in range(7):
         grads = [make(rng, p.shape, p.dtype) for p in params]
         optimizer.step([grads[0], None if step < 2 else grads[1], *grads[2:]])
-    optimizer.param_groups[1]["weight_decay"] = 0.011
+    optimizer.param_groups[1].update(known(rule, {"lr": 0.015, "weight_decay": 0.011}))
     saved, resumed_params = copy.deepcopy(optimizer.state_dict()), copies(params)
-    structure = {k: v for k, v in options.items() if k in ("amsgrad", "centered", "momentum")}
+    structure = {k: v for k, v in options.items() if k in ("amsgrad", "amsbound", "centered", "momentum")}
     resumed = getattr(optim, name)([{"params": g["params"]} for g in groups(resumed_params)], **structure)
     resumed.load_state_dict(saved)
     for own, other in zip(optimizer.param_groups, resumed.param_groups, strict=True):

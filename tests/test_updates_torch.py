@@ -60,8 +60,61 @@ CASES = [
             amsgrad=[False, True], maximize=[False, True],
         )
     ],
-    *[(name, {}) for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")],  # the defaults agree
+    *[
+        ("Adadelta", o)
+        for o in grid(lr=[1.0, 0.1], rho=[0.9, 0.5], eps=[1e-6, 1e-2], weight_decay=[0.0, 0.1], maximize=[False, True])
+    ],
+    *[
+        ("Adamax", o)
+        for o in grid(
+            lr=[0.01], betas=[(0.9, 0.999), (0.5, 0.8), (0.0, 0.9)], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.1],
+            maximize=[False, True],
+        )
+    ],
+    *[
+        ("NAdam", o)
+        for o in grid(
+            lr=[0.01], betas=[(0.9, 0.999), (0.5, 0.8), (0.0, 0.9)], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.1],
+            momentum_decay=[4e-3, 0.3, 30.0], decoupled_weight_decay=[False, True], maximize=[False, True],
+        )
+    ],
+    *[
+        ("RAdam", o)
+        for o in grid(
+            lr=[0.01], betas=[(0.9, 0.999), (0.5, 0.8), (0.0, 0.9)], eps=[1e-8, 1e-2], weight_decay=[0.0, 0.1],
+            decoupled_weight_decay=[False, True], maximize=[False, True],
+        )
+    ],
+    *[
+        ("Rprop", o)
+        for o in grid(
+            lr=[0.01, 1e-3], etas=[(0.5, 1.2), (0.3, 1.7)], step_sizes=[(1e-6, 50), (5e-3, 0.02)],
+            maximize=[False, True],
+        )
+    ],
+    *[
+        ("ASGD", o)
+        for o in grid(
+            lr=[0.01], lambd=[1e-4, 0.5], alpha=[0.75, 0.3], t0=[1e6, 5.0], weight_decay=[0.0, 0.1],
+            maximize=[False, True],
+        )
+    ],
+    *[
+        (name, {})  # the defaults agree
+        for name in (
+            "SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop", "ASGD",
+        )
+    ],
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def scalars_in_double():
+    """torch keeps NAdam's product of momenta and ASGD's rates in its default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def nonzero(rng, shape, dtype):
@@ -95,7 +148,7 @@ def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS):
     ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(map(str, v.values()))
 )
 def test_options(name, options, dtype, rng):
-    extra = {} if name == "Adagrad" else {"fused": False} if name != "RMSprop" else {}
+    extra = {"fused": False} if name in ("SGD", "Adam", "AdamW") else {}
     worst = follow(
         lambda params: getattr(optim, name)(params, **options),
         lambda params: getattr(torch.optim, name)(params, foreach=False, **extra, **options),
@@ -106,7 +159,9 @@ def test_options(name, options, dtype, rng):
     assert worst <= BOUND
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD"]
+)
 def test_parameter_groups(name, dtype, rng):
     def groups(params):
         return [
@@ -124,7 +179,9 @@ def test_parameter_groups(name, dtype, rng):
     assert worst <= BOUND
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop"]
+)
 def test_learning_rate_assigned_between_steps(name, rng):
     ours = [nonzero(rng, (9,), np.float64)]
     theirs = [torch.tensor(ours[0], requires_grad=True)]
@@ -157,7 +214,7 @@ def test_clipping_matches_clip_grad_norm(rng):
 @pytest.mark.parametrize(("name", "options"), [
     ("SGD", {"momentum": 0.9, "nesterov": True}), ("Adagrad", {"lr_decay": 0.1}), ("RMSprop", {"momentum": 0.9}),
     ("RMSprop", {"centered": True, "eps": 1e-3}), ("Adam", {"weight_decay": 0.1}), ("Adam", {"amsgrad": True}),
-    ("AdamW", {}),
+    ("AdamW", {}), ("Adadelta", {}), ("Adamax", {}), ("NAdam", {}), ("RAdam", {}), ("ASGD", {}),
 ])  # fmt: skip
 def test_float32_is_as_near_to_a_float64_run_as_torch_is(name, options, rng):
     """Rounding errors add up over the steps on both sides; ours may be half as large again as torch's, no more."""
@@ -176,7 +233,7 @@ def test_float32_is_as_near_to_a_float64_run_as_torch_is(name, options, rng):
     assert 0 < own <= 1.5 * other
 
 
-@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam"])
 def test_subnormal_states_keep_being_right(name, rng):
     """Squares of these gradients are subnormal in float32, so ours count as zero; beside eps neither can be seen. Then
     ordinary gradients follow, and the states must not have kept anything from before."""
@@ -223,6 +280,36 @@ def test_bias_correction_follows_each_groups_betas_and_each_parameters_own_steps
     assert steps == [30, 20, 13]
 
 
+def test_asgd_averages_like_torch(dtype, rng):
+    ours = [nonzero(rng, (7,), dtype)]
+    theirs = [torch.tensor(ours[0], requires_grad=True)]
+    optimizer = optim.ASGD(ours, lr=0.1, t0=5.0)
+    twin = torch.optim.ASGD(theirs, lr=0.1, t0=5.0, foreach=False)
+    for step in range(40):
+        g = nonzero(rng, (7,), dtype)
+        theirs[0].grad = torch.from_numpy(g.copy())
+        optimizer.step([g])
+        twin.step()
+        own, other = optimizer.state_dict()["state"][0]["ax"], twin.state[theirs[0]]["ax"].numpy()
+        assert ulps(own, other, np.abs(other) + 0.1 * (step + 1)) <= BOUND
+        assert (own == ours[0]).all() == (step < 7)
+
+
+def test_rprop_keeps_torchs_states(rng):
+    ours = [nonzero(rng, (50,), np.float64)]
+    theirs = [torch.tensor(ours[0], requires_grad=True)]
+    optimizer, twin = optim.Rprop(ours), torch.optim.Rprop(theirs, foreach=False)
+    for step in range(30):
+        g = nonzero(rng, (50,), np.float64)
+        g[step % 50 :: 7] = 0.0
+        theirs[0].grad = torch.from_numpy(g.copy())
+        optimizer.step([g])
+        twin.step()
+        own, other = optimizer.state_dict()["state"][0], twin.state[theirs[0]]
+        np.testing.assert_array_equal(own["prev"], other["prev"].numpy())
+        np.testing.assert_array_equal(own["step_size"], other["step_size"].numpy())
+
+
 # ---- faults of torch 2.13's fused CPU kernels (targets.md), as tests of ours
 
 
@@ -233,6 +320,12 @@ FAULT_OPTIMIZERS = [
     ("RMSprop", {"centered": True, "momentum": 0.9}),
     ("Adam", {}),
     ("AdamW", {"amsgrad": True}),
+    ("Adadelta", {}),
+    ("Adamax", {}),
+    ("NAdam", {}),
+    ("RAdam", {}),
+    ("Rprop", {}),
+    ("ASGD", {}),
 ]
 
 

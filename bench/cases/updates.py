@@ -25,7 +25,7 @@ def goals(problem: Problem, size: str) -> tuple[Goal, ...]:
     if (named := class_options(problem)) is not None:
         if named[0] in torch_updates.FUSED:
             found.append(Goal(FUSED_GOALS[size], "torch fused"))
-        elif size == "memory":
+        elif named[0] in torch_updates.CLASSES and size == "memory":
             found.append(Goal(4.0, "torch foreach|torch single"))
     if size != "small":
         found.append(Goal(7.0, "NumPy in place"))

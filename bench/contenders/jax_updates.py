@@ -20,7 +20,13 @@ TRANSFORMS: dict[str, Transform] = {
     "rmsprop": lambda optax, h: optax.rmsprop(h["lr"], h["alpha"], h["eps"], eps_in_sqrt=False),
     "adam": lambda optax, h: optax.adam(h["lr"], h["beta1"], h["beta2"], h["eps"]),
     "adamw": lambda optax, h: optax.adamw(h["lr"], h["beta1"], h["beta2"], h["eps"], weight_decay=h["weight_decay"]),
+    "adadelta": lambda optax, h: optax.adadelta(h["lr"], h["rho"], h["eps"]),
+    "adamax": lambda optax, h: optax.adamax(h["lr"], h["beta1"], h["beta2"], h["eps"]),
+    "lion": lambda optax, h: optax.lion(h["lr"], h["beta1"], h["beta2"], weight_decay=h["weight_decay"]),
+    "signum": lambda optax, h: optax.signum(h["lr"], h["momentum"]),
 }
+# Not the same formula there: nadam (constant momentum), radam (eps behind the bias correction), rprop (a turn undoes
+# the step before).
 
 
 def _make(problem: Problem) -> Contender:

@@ -87,8 +87,8 @@ class Problem:
         return self.result(params)
 
 
-# The class that torch and onepass.optim share for a rule, and its options. A rule without a line is
-# still measured, as a function, against NumPy and the limit.
+# The class of onepass.optim for a rule, and its options; torch's of the same name, where it has one. A rule without a
+# line is still measured, as a function, against NumPy and the limit.
 CLASSES: dict[str, tuple[str, dict[str, bool]]] = {
     "sgd": ("SGD", {}),
     "sgd_momentum": ("SGD", {}),
@@ -101,6 +101,21 @@ CLASSES: dict[str, tuple[str, dict[str, bool]]] = {
     "adam_amsgrad": ("Adam", {"amsgrad": True}),
     "adamw": ("AdamW", {}),
     "adamw_amsgrad": ("AdamW", {"amsgrad": True}),
+    "adadelta": ("Adadelta", {}),
+    "adamax": ("Adamax", {}),
+    "nadam": ("NAdam", {}),
+    "radam": ("RAdam", {}),
+    "rprop": ("Rprop", {}),
+    "asgd": ("ASGD", {}),
+    "lion": ("Lion", {}),
+    "signum": ("Signum", {}),
+    "adabound": ("AdaBound", {}),
+    "amsbound": ("AdaBound", {"amsbound": True}),
+}
+PAIRS = {  # options that the classes take as one
+    "betas": ("beta1", "beta2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
 }
 
 
@@ -110,8 +125,10 @@ def class_options(problem: Problem) -> tuple[str, dict[str, object]] | None:
         return None
     name, flags = CLASSES[problem.rule]
     options: dict[str, object] = {**problem.hyperparameters, **flags}
-    if "beta1" in options:
-        options["betas"] = (options.pop("beta1"), options.pop("beta2"))
+    for pair, (first, second) in PAIRS.items():
+        if first in options:
+            options[pair] = (options.pop(first), options.pop(second))
     if "nesterov" in options:
         options["nesterov"] = bool(options["nesterov"])
+    options.pop("eps_inside", None)  # off by default, and nothing that torch has
     return name, options

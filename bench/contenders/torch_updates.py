@@ -8,6 +8,7 @@ from bench import peers
 from bench.case import Contender, Entry
 from bench.contenders.problem import Problem, class_options
 
+CLASSES = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop", "ASGD")
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")  # torch 2.13, CPU
 
 
@@ -34,7 +35,7 @@ def _make(problem: Problem, fused: bool, foreach: bool, compiled: bool = False) 
 
 def entries(problem: Problem) -> list[Entry]:
     found = class_options(problem)
-    if found is None:
+    if found is None or found[0] not in CLASSES:
         return []
     needs = ("torch",)
     rows = [

@@ -113,6 +113,17 @@ struct PlannedTensor {
   bool wide() const { return param.view.dtype == ONEPASS_FLOAT64; }  // computed in double
 };
 
+struct Rules {  // float, double
+  alignas(kRuleAlignment) std::array<std::array<char, kRuleBytes>, 2> bytes = {};
+  std::array<bool, 2> prepared = {false, false};
+
+  void prepare(const UpdateKernel& kernel, const void* hyper, bool wide) {
+    char* rule = bytes[wide].data();
+    kernel.prepare(hyper, prepared[wide] ? rule : nullptr, rule);
+    prepared[wide] = true;
+  }
+};
+
 std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
   return count == 1 ? what : std::string(what) + "[" + std::to_string(i) + "]";
 }
@@ -123,7 +134,7 @@ std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
 struct onepass_plan {
   onepass_update update;
   std::vector<onepass::api::PlannedTensor> tensors;
-  std::vector<std::array<std::array<char, onepass::kRuleBytes>, 2>> rules;  // per group: float, double
+  std::vector<onepass::api::Rules> rules;  // per group; kept for the next step
   bool stochastic = false;
   std::uint64_t seed = 0;
 };
@@ -285,8 +296,8 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   }
   plan->rules.resize(std::max(plan->rules.size(), group_count));
   for (std::size_t g = 0; g < group_count; ++g) {
-    if (occurs[0]) table->f32.updates[update].prepare(hyper(g), plan->rules[g][0].data());
-    if (occurs[1]) table->f64.updates[update].prepare(hyper(g), plan->rules[g][1].data());
+    if (occurs[0]) plan->rules[g].prepare(table->f32.updates[update], hyper(g), false);
+    if (occurs[1]) plan->rules[g].prepare(table->f64.updates[update], hyper(g), true);
   }
   runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t first = 0;  // first grain of the tensor at hand
@@ -298,7 +309,7 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
         const std::int64_t per_grain = kGrainBytes / t.item;
         const std::int64_t low = (from - first) * per_grain, high = std::min((to - first) * per_grain, t.size);
         const auto group = static_cast<std::size_t>(t.group);
-        const void* rule = plan->rules[group][t.wide()].data();
+        const void* rule = plan->rules[group].bytes[t.wide()].data();
         with_float(t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32, [&](auto zero) {
           const auto& kernels = table->kernels<decltype(zero)>();
           if (t.direct) {

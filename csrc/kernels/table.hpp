@@ -9,10 +9,12 @@
 namespace onepass {
 
 inline constexpr int kRuleBytes = 128;  // room for any rule, prepared for one step
+inline constexpr int kRuleAlignment = 16;
 
 struct UpdateKernel {
   int states;
-  void (*prepare)(const void* hyper, void* rule);
+  // previous: the last step's rule of the same row (it may lie where the new one goes), or null
+  void (*prepare)(const void* hyper, const void* previous, void* rule);
   void (*apply)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n);
 };
 

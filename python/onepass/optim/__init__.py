@@ -10,10 +10,36 @@ StepInfo(grad_norm=None, skipped=False)
 [-0.5, -0.5, -0.5]
 """
 
+from onepass.optim.adabound import AdaBound
+from onepass.optim.adadelta import Adadelta
 from onepass.optim.adagrad import Adagrad
 from onepass.optim.adam import Adam, AdamW
+from onepass.optim.adamax import Adamax
+from onepass.optim.asgd import ASGD
+from onepass.optim.lion import Lion
+from onepass.optim.nadam import NAdam
 from onepass.optim.optimizer import Optimizer, StepInfo
+from onepass.optim.radam import RAdam
 from onepass.optim.rmsprop import RMSprop
+from onepass.optim.rprop import Rprop
 from onepass.optim.sgd import SGD
+from onepass.optim.signum import Signum
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "StepInfo"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "AdaBound",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "Signum",
+    "StepInfo",
+]

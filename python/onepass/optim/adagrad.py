@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, update_step
+from onepass._update_steps import denominator, gradient, update_step
 from onepass.optim.optimizer import Array, Optimizer, check_number
 
 
@@ -18,7 +17,7 @@ class Adagrad(Optimizer):
 
         g = grad + weight_decay p
         s = s + g^2
-        p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+        p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)      (eps_inside: sqrt(s + eps))
 
     Args:
         params: see :class:`Optimizer`.
@@ -26,7 +25,8 @@ class Adagrad(Optimizer):
         lr_decay: slows it down over the steps.
         weight_decay: coupled (L2) decay.
         initial_accumulator_value: what s starts with.
-        eps: outside the square root. (Keras: inside.)
+        eps: added to the square root.
+        eps_inside: eps under the root instead, as in Keras and Optax.
         maximize: follow the gradient.
         max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
@@ -48,6 +48,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         maximize: bool = False,
+        eps_inside: bool = False,
         max_norm: float | None = None,
         **storage: Any,
     ) -> None:
@@ -55,7 +56,14 @@ class Adagrad(Optimizer):
         self._initial = initial_accumulator_value
         super().__init__(
             params,
-            {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps, "maximize": maximize},
+            {
+                "lr": lr,
+                "lr_decay": lr_decay,
+                "weight_decay": weight_decay,
+                "eps": eps,
+                "eps_inside": eps_inside,
+                "maximize": maximize,
+            },
             max_norm,
             **storage,
         )
@@ -84,6 +92,7 @@ def adagrad(
     lr_decay: float = 0.0,
     weight_decay: float = 0.0,
     eps: float = 1e-10,
+    eps_inside: bool = False,
     maximize: bool = False,
     grad_scale: float = 1.0,
 ) -> None:
@@ -91,4 +100,4 @@ def adagrad(
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
     state_sum[...] = state_sum + g * g
     rate = t(lr / (1 + (step - 1) * lr_decay))
-    param[...] = param - rate * g / (np.sqrt(state_sum) + t(eps))
+    param[...] = param - rate * g / denominator(state_sum, eps, eps_inside)

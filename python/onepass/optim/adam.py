@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, power, update_step
-from onepass.optim.optimizer import Array, Optimizer
+from onepass._update_steps import gradient, moments, power, update_step
+from onepass.optim.optimizer import Array, Optimizer, check_betas
 
 
 class Adam(Optimizer):
@@ -80,9 +80,7 @@ class Adam(Optimizer):
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
-        betas = group["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas: expected two numbers in [0, 1), got {betas!r}")
+        check_betas(group["betas"])
 
 
 class AdamW(Adam):
@@ -111,12 +109,6 @@ class AdamW(Adam):
         **storage: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, max_norm, **storage)
-
-
-def _moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], beta1: float, beta2: float) -> None:
-    t = g.dtype.type
-    exp_avg[...] = t(beta1) * exp_avg + t(1 - beta1) * g
-    exp_avg_sq[...] = t(beta2) * exp_avg_sq + t(1 - beta2) * (g * g)
 
 
 def _move(
@@ -152,7 +144,7 @@ def adam(
     grad_scale: float = 1.0,
 ) -> None:
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    _moments(g, exp_avg, exp_avg_sq, beta1, beta2)
+    moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     _move(param, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps)
 
 
@@ -174,7 +166,7 @@ def adam_amsgrad(
     grad_scale: float = 1.0,
 ) -> None:
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    _moments(g, exp_avg, exp_avg_sq, beta1, beta2)
+    moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
     _move(param, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, eps)
 
@@ -196,7 +188,7 @@ def adamw(
     grad_scale: float = 1.0,
 ) -> None:
     g = gradient(param, grad, 0.0, maximize, grad_scale)
-    _moments(g, exp_avg, exp_avg_sq, beta1, beta2)
+    moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     param[...] = param * param.dtype.type(1 - lr * weight_decay)
     _move(param, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps)
 
@@ -219,7 +211,7 @@ def adamw_amsgrad(
     grad_scale: float = 1.0,
 ) -> None:
     g = gradient(param, grad, 0.0, maximize, grad_scale)
-    _moments(g, exp_avg, exp_avg_sq, beta1, beta2)
+    moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
     param[...] = param * param.dtype.type(1 - lr * weight_decay)
     _move(param, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, eps)

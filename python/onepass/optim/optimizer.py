@@ -271,6 +271,12 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
 
 
+def check_betas(betas: Any) -> None:
+    """Refuses what is not a pair of numbers in [0, 1)."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: expected two numbers in [0, 1), got {betas!r}")
+
+
 def _make_groups(
     params: Iterable[Array] | Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

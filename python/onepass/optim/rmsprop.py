@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, update_step
+from onepass._update_steps import denominator, gradient, update_step
 from onepass.optim.optimizer import Array, Optimizer, check_number
 
 
@@ -19,7 +19,7 @@ class RMSprop(Optimizer):
         g = grad + weight_decay p
         s = alpha s + (1 - alpha) g^2
         m = alpha m + (1 - alpha) g                    (centered)
-        d = g / (sqrt(s - m^2) + eps)                  (without centered: sqrt(s))
+        d = g / (sqrt(s - m^2) + eps)                  (without centered: sqrt(s); eps_inside: under the root)
         b = momentum b + d                             (with momentum)
         p = p - lr b                                   (without momentum: d)
 
@@ -27,11 +27,12 @@ class RMSprop(Optimizer):
         params: see :class:`Optimizer`.
         lr: learning rate.
         alpha: what the moving averages keep.
-        eps: outside the square root. (TensorFlow: inside.)
+        eps: added to the square root.
         weight_decay: coupled (L2) decay.
         momentum: 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         maximize: follow the gradient.
+        eps_inside: eps under the root instead, as in TensorFlow, Keras and Optax.
         max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.RMSprop, except that a centered variance that rounding has left below
@@ -57,6 +58,7 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         maximize: bool = False,
+        eps_inside: bool = False,
         max_norm: float | None = None,
         **storage: Any,
     ) -> None:
@@ -69,6 +71,7 @@ class RMSprop(Optimizer):
                 "weight_decay": weight_decay,
                 "momentum": momentum,
                 "centered": centered,
+                "eps_inside": eps_inside,
                 "maximize": maximize,
             },
             max_norm,
@@ -96,14 +99,13 @@ def _mean_square(g: NDArray[Any], square_avg: NDArray[Any], alpha: float) -> NDA
 
 
 def _deviation(
-    g: NDArray[Any], square_avg: NDArray[Any], grad_avg: NDArray[Any], alpha: float, eps: float
+    g: NDArray[Any], square_avg: NDArray[Any], grad_avg: NDArray[Any], alpha: float, eps: float, eps_inside: bool
 ) -> NDArray[Any]:
     t = g.dtype.type
     square = _mean_square(g, square_avg, alpha)
     grad_avg[...] = t(alpha) * grad_avg + t(1 - alpha) * g
     variance = square - grad_avg * grad_avg
-    result: NDArray[Any] = np.sqrt(np.where(variance > 0, variance, t(0))) + t(eps)
-    return result
+    return denominator(np.where(variance > 0, variance, t(0)), eps, eps_inside)
 
 
 def _move(param: NDArray[Any], direction: NDArray[Any], lr: float, buffer: NDArray[Any], momentum: float) -> None:
@@ -123,12 +125,13 @@ def rmsprop(
     alpha: float = 0.99,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    eps_inside: bool = False,
     maximize: bool = False,
     grad_scale: float = 1.0,
 ) -> None:
     t = param.dtype.type
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    param[...] = param - t(lr) * (g / (np.sqrt(_mean_square(g, square_avg, alpha)) + t(eps)))
+    param[...] = param - t(lr) * (g / denominator(_mean_square(g, square_avg, alpha), eps, eps_inside))
 
 
 @update_step("rmsprop_momentum")
@@ -144,12 +147,12 @@ def rmsprop_momentum(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
+    eps_inside: bool = False,
     maximize: bool = False,
     grad_scale: float = 1.0,
 ) -> None:
-    t = param.dtype.type
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    direction = g / (np.sqrt(_mean_square(g, square_avg, alpha)) + t(eps))
+    direction = g / denominator(_mean_square(g, square_avg, alpha), eps, eps_inside)
     _move(param, direction, lr, momentum_buffer, momentum)
 
 
@@ -165,12 +168,13 @@ def rmsprop_centered(
     alpha: float = 0.99,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    eps_inside: bool = False,
     maximize: bool = False,
     grad_scale: float = 1.0,
 ) -> None:
     t = param.dtype.type
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    param[...] = param - t(lr) * (g / _deviation(g, square_avg, grad_avg, alpha, eps))
+    param[...] = param - t(lr) * (g / _deviation(g, square_avg, grad_avg, alpha, eps, eps_inside))
 
 
 @update_step("rmsprop_centered_momentum")
@@ -187,9 +191,10 @@ def rmsprop_centered_momentum(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
+    eps_inside: bool = False,
     maximize: bool = False,
     grad_scale: float = 1.0,
 ) -> None:
     g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    direction = g / _deviation(g, square_avg, grad_avg, alpha, eps)
+    direction = g / _deviation(g, square_avg, grad_avg, alpha, eps, eps_inside)
     _move(param, direction, lr, momentum_buffer, momentum)
