@@ -59,7 +59,10 @@ def test_updates_give_the_reference_bits_for_any_layout_and_values(data):
         name: data.draw(st.booleans() if isinstance(default, bool) else st.floats(0, 1).filter(lambda v: v < 1))
         for name, default in update.hyperparameters.items()
     }
-    options |= {"maximize": data.draw(st.booleans()), "grad_scale": data.draw(st.floats(-1e3, 1e3))}
+    options |= {
+        "maximize": data.draw(st.booleans()),
+        "grad_scale": data.draw(st.floats(1e-3, 1e3)) * data.draw(st.sampled_from([-1, 1])),
+    }
     step = data.draw(st.integers(1, 10**6))
     twin, twin_states = param.copy(), [s.copy() for s in states]
     getattr(kernels, rule)(param, grad, *states, step=step, **options)

@@ -76,7 +76,7 @@ class Problem:
     def expected(self) -> Result:
         """Parameters after STEPS steps of onepass.reference in float64, a period of each."""
         step = getattr(peers.load("onepass.reference"), self.rule)
-        scale = min(1.0, self.max_norm / self.norm()) if self.max_norm else 1.0
+        scale = max(1.0, self.norm() / self.max_norm) if self.max_norm else 1.0
         params = []
         for i in range(len(self.shapes)):
             param, grad = (period.astype(np.float64) for period in self._periods(i))

@@ -28,7 +28,7 @@ onepass_status check_matrix(const char* name, const onepass_array* a, std::int64
                             std::int32_t dtype, Matrix& m) {
   ONEPASS_TRY(check_float(name, a));
   if (dtype >= 0 && a->dtype != dtype)
-    return fail(ONEPASS_INVALID_DTYPE, "%s: expected the type of the first argument, got %s; convert it first", name,
+    return fail(ONEPASS_INVALID_DTYPE, "%s: expected %s like weight, got %s; convert it first", name, type_name(dtype),
                 describe(*a).c_str());
   if (a->ndim != 2 || (rows >= 0 && a->shape[0] != rows) || (columns >= 0 && a->shape[1] != columns)) {
     const auto text = [](std::int64_t n, const char* any) { return n >= 0 ? std::to_string(n) : any; };
@@ -134,8 +134,8 @@ onepass_status onepass_linear(const onepass_array* x, const onepass_array* weigh
     ONEPASS_TRY(need_blas());
     ONEPASS_TRY(check_threads(threads));
     Matrix mx, mw, my;
-    ONEPASS_TRY(check_matrix("x", x, -1, -1, -1, mx));
-    ONEPASS_TRY(check_matrix("weight", weight, -1, mx.columns, x->dtype, mw));
+    ONEPASS_TRY(check_matrix("weight", weight, -1, -1, -1, mw));
+    ONEPASS_TRY(check_matrix("x", x, -1, mw.columns, weight->dtype, mx));
     ONEPASS_TRY(check_matrix("out", y, mx.rows, mw.rows, x->dtype, my));
     if (present(bias)) ONEPASS_TRY(check_vector("bias", bias, mw.rows, x->dtype));
     ONEPASS_TRY(check_apart("out", y, "x", x));
@@ -169,8 +169,8 @@ onepass_status onepass_linear_backward(const onepass_array* dy, const onepass_ar
     ONEPASS_TRY(need_blas());
     ONEPASS_TRY(check_threads(threads));
     Matrix mdy, mx, mw, mdx = {}, mdw = {};
-    ONEPASS_TRY(check_matrix("x", x, -1, -1, -1, mx));
-    ONEPASS_TRY(check_matrix("weight", weight, -1, mx.columns, x->dtype, mw));
+    ONEPASS_TRY(check_matrix("weight", weight, -1, -1, -1, mw));
+    ONEPASS_TRY(check_matrix("x", x, -1, mw.columns, weight->dtype, mx));
     ONEPASS_TRY(check_matrix("dy", dy, mx.rows, mw.rows, x->dtype, mdy));
     const onepass_array* outputs[] = {dx, dweight, dbias};
     const char* names[] = {"dx", "dweight", "dbias"};

@@ -58,21 +58,32 @@ struct CommonHyper {
   std::int32_t maximize;
 };
 
+// Hyperparameters that make numbers of nothing outside these: what divides, or what an average keeps.
+struct Range {
+  const char* name;
+  double below;
+};
+constexpr Range kRanges[] = {{"beta1", 1.0}, {"beta2", 1.0}, {"eps", HUGE_VAL}};
+
 onepass_status check_hyper(const onepass_update_info& info, const void* hyper, std::size_t group) {
   CommonHyper common;
   std::memcpy(&common, hyper, sizeof(common));
   if (common.step < 1)
     return fail(ONEPASS_INVALID_VALUE, "step: expected 1 or more, got %lld (group %zu)",
                 static_cast<long long>(common.step), group);
-  if (!std::isfinite(common.grad_scale))
-    return fail(ONEPASS_INVALID_VALUE, "grad_scale: expected a finite number, got %g (group %zu)", common.grad_scale,
-                group);
+  if (!std::isfinite(common.grad_scale) || common.grad_scale == 0.0)
+    return fail(ONEPASS_INVALID_VALUE, "grad_scale: expected a finite number other than 0, got %g (group %zu)",
+                common.grad_scale, group);
   for (std::size_t i = 0; i < info.field_count; ++i) {
     const onepass_field& field = info.fields[i];
     double value = 0.0;
     if (field.flag == 0) std::memcpy(&value, static_cast<const char*>(hyper) + field.offset, sizeof(value));
     if (!std::isfinite(value))
       return fail(ONEPASS_INVALID_VALUE, "%s: expected a finite number, got %g (group %zu)", field.name, value, group);
+    for (const Range& range : kRanges)
+      if (std::strcmp(field.name, range.name) == 0 && !(value >= 0.0 && value < range.below))
+        return fail(ONEPASS_INVALID_VALUE, "%s: expected a number in [0, %g), got %g (group %zu)", field.name,
+                    range.below, value, group);
   }
   return ONEPASS_OK;
 }

@@ -30,13 +30,13 @@ inline T clamp(T x, T low, T high) {
   return x > high ? high : x;
 }
 
-// g * grad_scale (+ weight_decay * p)
+// g / grad_scale (+ weight_decay * p)
 template <typename T>
 struct Gradient {
   T scale, decay;
   template <typename Hyper>
   Gradient(const Hyper& h, double weight_decay)
-      : scale(static_cast<T>(h.maximize ? -h.grad_scale : h.grad_scale)), decay(static_cast<T>(weight_decay)) {}
+      : scale(static_cast<T>((h.maximize ? -1.0 : 1.0) / h.grad_scale)), decay(static_cast<T>(weight_decay)) {}
   T operator()(T g, T p) const {
     g = g * scale;
     return decay != T(0) ? g + decay * p : g;

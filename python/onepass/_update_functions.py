@@ -38,7 +38,8 @@ Args:
 {states}    step: this step's number, from 1.
     {hyperparameters}: see the optimizer class in onepass.optim.
     maximize: follow the gradient instead of going against it.
-    grad_scale: the gradient is multiplied by it.
+    grad_scale: what the loss was multiplied by: the gradient is divided by it.
+    threads: at most so many; None: onepass.get_threads().
     stochastic_rounding: what is stored in fewer bits than float32 is rounded up with the probability of what is cut
         off, from a generator keyed by (seed, step, index); otherwise to nearest even.
     dtype: "bfloat16": param and grad in uint16 are the bits of bfloat16.

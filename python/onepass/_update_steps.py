@@ -35,7 +35,7 @@ def gradient(
     grad_scale: float,
 ) -> NDArray[Any]:
     t = param.dtype.type
-    g: NDArray[Any] = grad * t(-grad_scale if maximize else grad_scale)
+    g: NDArray[Any] = grad * t((-1.0 if maximize else 1.0) / grad_scale)
     return g + t(weight_decay) * param if t(weight_decay) != 0 else g
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -85,7 +86,16 @@ def softmax_cross_entropy(
         shape = _shape(logits, "logits")
         losses = np.empty(shape[:1] + shape[2:], logits.dtype)
     total = _core.softmax_cross_entropy(
-        logits, targets, weight, ignore_index, label_smoothing, z_loss, code, losses, gradient, threads or 0
+        logits,
+        targets,
+        weight,
+        _integer("ignore_index", ignore_index),
+        _real("label_smoothing", label_smoothing),
+        _real("z_loss", z_loss),
+        code,
+        losses,
+        gradient,
+        _threads(threads),
     )
     return (total if losses is None else losses), gradient
 
@@ -100,7 +110,7 @@ def softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: int 
     [0.5, 0.5]
     """
     result = _like(x, "x") if out is None else out
-    _core.softmax(x, axis, result, threads or 0)
+    _core.softmax(x, _integer("axis", axis), result, _threads(threads))
     return result
 
 
@@ -111,7 +121,7 @@ def log_softmax(x: Array, axis: int = -1, out: Array | None = None, *, threads: 
     [-0.6931, -0.6931]
     """
     result = _like(x, "x") if out is None else out
-    _core.log_softmax(x, axis, result, threads or 0)
+    _core.log_softmax(x, _integer("axis", axis), result, _threads(threads))
     return result
 
 
@@ -157,13 +167,14 @@ def batch_norm(
     """
     shape = _shape(x, "x")
     y = np.empty(shape, x.dtype) if out is None else out
-    axis = _axis("channel_axis", channel_axis)
+    axis = _integer("channel_axis", channel_axis)
     channels = shape[axis] if -len(shape) <= axis < len(shape) else 0
     mean = np.empty(channels)
     invstd = np.empty(channels)
     _core.batch_norm(
         x, gamma, beta, running_mean, running_var, residual,
-        training, momentum, eps, channel_axis, relu, y, mean, invstd, threads or 0,
+        _flag("training", training), _real("momentum", momentum), _real("eps", eps), axis, _flag("relu", relu),
+        y, mean, invstd, _threads(threads),
     )  # fmt: skip
     return y, BatchNormSaved(
         mean=mean,
@@ -223,7 +234,7 @@ def batch_norm_backward(
         dresidual = np.empty_like(x)
     _core.batch_norm_backward(
         dy, x, gamma, saved.beta, saved.mean, saved.invstd, saved.y,
-        saved.training, saved.channel_axis, saved.relu, dx, dgamma, dbeta, dresidual, threads or 0,
+        saved.training, saved.channel_axis, saved.relu, dx, dgamma, dbeta, dresidual, _threads(threads),
     )  # fmt: skip
     return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
@@ -237,7 +248,7 @@ def global_norm(arrays: Iterable[Array], *, threads: int | None = None) -> float
     >>> global_norm([np.array([3.0]), np.array([[4.0]])])
     5.0
     """
-    return _core.global_norm(list(arrays), threads or 0)
+    return _core.global_norm(list(arrays), _threads(threads))
 
 
 def linear(
@@ -263,7 +274,7 @@ def linear(
     _blas.connect()
     if out is None:
         out = np.empty((*_shape(x, "x")[:1], *_shape(weight, "weight")[:1]), x.dtype)
-    _core.linear(x, weight, bias, relu, out, threads or 0)
+    _core.linear(x, weight, bias, _flag("relu", relu), out, _threads(threads))
     return out
 
 
@@ -294,7 +305,7 @@ def linear_backward(
         if dbias is None
         else _gradient_buffer("dbias", dbias, weight, "weight")
     )
-    _core.linear_backward(dy, x, weight, dx, dweight, db, threads or 0)
+    _core.linear_backward(dy, x, weight, dx, dweight, db, _threads(threads))
     return dx, dweight, db
 
 
@@ -305,7 +316,7 @@ def relu(x: Array, out: Array | None = None, *, threads: int | None = None) -> A
     [0.0, 2.0]
     """
     result = _like(x, "x") if out is None else out
-    _core.relu(x, result, threads or 0)
+    _core.relu(x, result, _threads(threads))
     return result
 
 
@@ -316,7 +327,7 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None, *, threads: int
     [0.0, 5.0]
     """
     result = _like(dy, "dy") if out is None else out
-    _core.relu_backward(dy, y, result, threads or 0)
+    _core.relu_backward(dy, y, result, _threads(threads))
     return result
 
 
@@ -343,7 +354,7 @@ def mean_squared_error(
     code = _reduction(reduction)
     gradient = _gradient_buffer("grad", grad, prediction, "prediction")
     losses = _like(prediction, "prediction") if code == 0 else None
-    total = _core.mean_squared_error(prediction, target, code, losses, gradient, threads or 0)
+    total = _core.mean_squared_error(prediction, target, code, losses, gradient, _threads(threads))
     return (total if losses is None else losses), gradient
 
 
@@ -354,11 +365,33 @@ def _reduction(name: str) -> int:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {name!r}") from None
 
 
-def _axis(name: str, axis: int) -> int:
+def _integer(name: str, value: Any) -> int:
     try:
-        return operator.index(axis)
+        number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {axis!r}") from None
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name}: expected an integer of 64 bits, got {value!r}")
+    return number
+
+
+def _threads(threads: int | None) -> int:
+    number = 0 if threads is None else _integer("threads", threads)
+    if not 0 <= number <= 4096:
+        raise ValueError(f"threads: expected 1 to 4096, or None for the default, got {threads!r}")
+    return number
+
+
+def _real(name: str, value: Any) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool | int):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def _shape(x: Array, name: str) -> tuple[int, ...]:
@@ -391,7 +424,7 @@ def _update_function(update: Update) -> UpdateFunction:
         plan.set_storage(call.stochastic_rounding, call.seed, True)
         plan.steps = [hyper["step"] - 1] * len(param)
         values = (hyper["maximize"], *[hyper[name] for name in update.hyperparameters])
-        plan.step(list(grad), [values], hyper["grad_scale"], call.threads or 0)
+        plan.step(list(grad), [values], _real("grad_scale", hyper["grad_scale"]), _threads(call.threads))
 
     return make_update_function(update, run, __name__)
 

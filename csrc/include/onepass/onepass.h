@@ -90,9 +90,9 @@ typedef struct onepass_update_tensor {
 /* Param, grad and states of a tensor have one shape; each may have its own strides, negative and transposed ones
  * included. All of them are fastest when all are dense in the same order.
  *
- * Types: param float32, float64, float16 or bfloat16; grad any of them; states float64 for a float64 param, else float32
- * or bfloat16. Everything is computed in float64 for a float64 param, else in float32; what is stored in fewer bits is
- * rounded to nearest even, or as onepass_plan_set_rounding says. */
+ * Types: param float32, float64, float16 or bfloat16; grad any of them; states float64 for a float64 param, else
+ * float32 or bfloat16. Everything is computed in float64 for a float64 param, else in float32; what is stored in fewer
+ * bits is rounded to nearest even, or as onepass_plan_set_rounding says. */
 
 typedef enum onepass_update {
 #define ONEPASS_UPDATE(name, states, hyperparameters) ONEPASS_UPDATE_##name,
@@ -124,7 +124,7 @@ void onepass_plan_destroy(onepass_plan* plan);
 #define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
   typedef struct onepass_##name##_hyper {                                                                     \
     int64_t step;      /* this step's number, from 1 */                                                       \
-    double grad_scale; /* the gradient is multiplied by it */                                                 \
+    double grad_scale; /* what the loss was multiplied by: the gradient is divided by it */                   \
     int32_t maximize;                                                                                         \
     hyperparameters                                                                                           \
   } onepass_##name##_hyper;                                                                                   \

@@ -128,17 +128,17 @@ class Optimizer:
             grads = list(grads)
         if not grad_scale or not math.isfinite(grad_scale):
             raise ValueError(f"grad_scale: expected a finite number other than 0, got {grad_scale!r}")
-        scale, info = 1.0 / grad_scale, _PLAIN_STEP
+        info = _PLAIN_STEP
         if self.max_norm is not None:
-            norm = global_norm([g for g in grads if g is not None]) * abs(scale)
+            norm = global_norm([g for g in grads if g is not None]) / abs(grad_scale)
             info = StepInfo(norm, not math.isfinite(norm))
             if info.skipped:
                 return info
             if norm > self.max_norm:
-                scale *= self.max_norm / norm
+                grad_scale *= norm / self.max_norm
         if self.param_groups != self._seen_groups:  # an option was assigned since the last step
             self._read_groups()
-        self._plan.step(grads, self._hyper, scale, 0)
+        self._plan.step(grads, self._hyper, grad_scale, 0)
         return info
 
     def state_dict(self) -> dict[str, Any]:
