@@ -28,19 +28,13 @@ struct BFloat16 {
   static constexpr std::uint32_t kNaN = 0x7fc0U;  // one for all: processors differ in sign and payload
 
   static float decode(Half h) { return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16); }
-  // added: what is added to the bits below the last that is kept
-  static Half pack(std::uint32_t u, std::uint32_t added) {
-    const std::uint32_t magnitude = u & 0x7fffffffU;
-    const std::uint32_t rounded = (magnitude < 0x7f800000U ? u + added : u) >> 16;
-    return static_cast<Half>(magnitude > 0x7f800000U ? kNaN : rounded);
+  // added: what is added to the bits below the last that is kept; it never carries out of an infinity
+  static Half pack(float x, std::uint32_t added) {
+    const std::uint32_t rounded = (std::bit_cast<std::uint32_t>(x) + added) >> 16;
+    return static_cast<Half>(x == x ? rounded : kNaN);
   }
-  static Half nearest(float x) {
-    const auto u = std::bit_cast<std::uint32_t>(x);
-    return pack(u, 0x7fffU + ((u >> 16) & 1U));
-  }
-  static Half stochastic(float x, std::uint32_t random) {
-    return pack(std::bit_cast<std::uint32_t>(x), random & 0xffffU);
-  }
+  static Half nearest(float x) { return pack(x, 0x7fffU + ((std::bit_cast<std::uint32_t>(x) >> 16) & 1U)); }
+  static Half stochastic(float x, std::uint32_t random) { return pack(x, random & 0xffffU); }
 };
 
 struct Float16 {
