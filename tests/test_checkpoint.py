@@ -186,3 +186,24 @@ def test_another_model_or_optimizer_changes_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit"):
         checkpoint.load(tmp_path, other.model, other.optimizer)
     assert content(other.model) == before
+
+
+def test_a_full_disk_is_an_oserror_and_keeps_the_old_state(tmp_path):
+    resource = pytest.importorskip("resource")
+    checkpoint.save(tmp_path, make(seed=1).model)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*model\.safetensors"):
+            checkpoint.save(tmp_path, make(seed=2).model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_text_is_strict_json(tmp_path):
+    _, text = checkpoint.save(tmp_path, make().model, meta={"loss": float("nan"), "all": [float("inf"), 1.0]})
+    assert "NaN" not in text.read_text()
+    assert json.loads(text.read_text())["meta"] == {"loss": None, "all": [None, 1.0]}
+    assert np.isnan(checkpoint.load(tmp_path).meta["loss"])

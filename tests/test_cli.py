@@ -229,9 +229,14 @@ BAD_OPTIONS = {
     "--hidden 0": "--hidden",
     "--seed -1": "--seed",
     "--seed 99999999999999999999": "--seed",
-    "--threads 0": "--threads",
+    "--threads 0": "argument --threads: '0', expected an integer from 1 to 4096",
+    "--threads 5000": "expected an integer from 1 to 4096",
+    "--lr inf": "expected a finite number >= 0",
+    "--label 1": "blobs.npz has no columns to choose from",
     "--dtype int8": "--dtype",
-    "--out blobs.npz": "--out",
+    "--out blobs.npz": "argument --out: blobs.npz is not a folder",
+    "--out blobs.npz/a": "argument --out: cannot write in blobs.npz/a: Not a directory",
+    "--out " + "a" * 300: "File name too long",
     "--bogus": "--bogus",
 }
 
@@ -264,7 +269,7 @@ def test_a_run_that_diverges_is_one_line(tmp_path, monkeypatch, capsys):
     code = cli.main(["train", "blobs.npz", *options.split()])
     out, err = capsys.readouterr()
     assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path, code=1)
-    assert "epoch 1, batch 2 of 2, at learning rate 1e+30" in err
+    assert "epoch 1, batch 2 of 2, at learning rate 1e+30; lower --lr or raise --warmup" in err
 
 
 @pytest.mark.parametrize("module", ["sklearn", "tqdm", "safetensors", "matplotlib", "scipy"])
@@ -321,3 +326,197 @@ def test_a_last_batch_of_one_row(tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, "16"]) == 0
     assert json.loads((tmp_path / "runs/blobs/history.json").read_text())[0]["step"] == 2
     assert cli.main([*arguments, "1", "--no-batch-norm"]) == 0
+
+
+def save_blobs(folder, **arrays):
+    x, y = blobs()
+    np.savez(folder / "blobs.npz", **{"x": x, "y": y, **arrays})
+    return ["train", "blobs.npz", "--epochs", "2", "--hidden", "4", "--out", "out"]
+
+
+def assert_written(folder):
+    assert sorted(path.name for path in (folder / "out").iterdir()) == sorted(cli.FILES)
+    assert sorted(path.name for path in folder.iterdir()) == ["blobs.npz", "out"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("bytes_", [100, 20_000])
+def test_a_full_disk_is_one_line_and_nothing_is_half_written(tmp_path, monkeypatch, capsys, there, bytes_):
+    resource = pytest.importorskip("resource")
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments[-1] = "new/out"
+    if there:
+        assert cli.main(arguments) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, limits[1]))
+    try:
+        code = cli.main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert err[-1] == "onepass: cannot write the result in new/out: File too large"
+    assert all(line.startswith("epoch ") for line in err[:-1])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "new").exists() == there
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("broken", ["stdout", "stderr"])
+def test_a_full_stream_does_not_lose_the_result(tmp_path, broken):
+    arguments = save_blobs(tmp_path)
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, broken: full}
+        done = subprocess.run([sys.executable, "-m", "onepass", *arguments], cwd=tmp_path, text=True, **streams)
+    assert_written(tmp_path)
+    if broken == "stdout":
+        assert done.returncode == 2
+        last = "onepass: cannot print the table to stdout: No space left on device; the result is in out"
+        assert done.stderr.splitlines()[-1] == last
+        assert len(done.stderr.splitlines()) == 3
+    else:
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1].startswith("wrote ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_closed_pipe_is_quiet_and_does_not_lose_the_result(tmp_path):
+    arguments = save_blobs(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "onepass", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 141
+    assert [line[:5] for line in done.stderr.splitlines()] == ["epoch"] * 2
+    assert_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "label"),
+    [("", [], "column 5 (last)"), ("a,b,c,d,LABEL", [], "column 5 (LABEL)"), ("", ["--label", "5"], "column 5 (last)")],
+)
+def test_the_first_line_says_which_column_is_the_label(tmp_path, monkeypatch, capsys, header, options, label):
+    x, y = blobs()
+    np.savetxt(tmp_path / "blobs.csv", np.c_[x, y], delimiter=",", header=header, comments="")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "blobs.csv", "--epochs", "1", *options]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"blobs.csv: 72 training and 18 test rows, 4 features, 3 classes, label: {label}"
+
+
+def test_label_first_and_two_candidates(tmp_path, monkeypatch, capsys):
+    x, y = blobs()
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("blobs.csv", np.c_[y, x], delimiter=",")
+    assert cli.main(["train", "blobs.csv"]) == 2
+    assert "label: column 5 (last)" in capsys.readouterr().err
+    assert cli.main(["train", "blobs.csv", "--label", "1", "--epochs", "1"]) == 0
+    np.savetxt("two.csv", np.c_[y, x], delimiter=",", header="y,a,b,c,label", comments="")
+    capsys.readouterr()
+    assert cli.main(["train", "two.csv"]) == 2
+    assert "column 1 (y), column 5 (label); choose one with --label" in capsys.readouterr().err
+    assert cli.main(["train", "two.csv", "--label", "Y", "--epochs", "1"]) == 0
+
+
+def test_help_tells_the_data_formats(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "label, labels, y, target or class (any case), else the last",
+        "x_train and y_train",
+        "--label COLUMN",
+    ):
+        assert part in text
+
+
+def test_outliers_are_refused(tmp_path, monkeypatch, capsys):
+    x, y = blobs()
+    monkeypatch.chdir(tmp_path)
+    for bad, says in ((1e300, "holds 1e+300 in row 7"), (3e38, "row 7 that scaling it overflows")):
+        x_test = x.copy()
+        x_test[7] = bad
+        arguments = save_blobs(tmp_path, x=x * 1e-10, x_test=x_test, y_test=y)
+        code = cli.main(arguments)
+        out, err = capsys.readouterr()
+        assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path)
+        assert says in err
+
+
+def test_a_test_loss_that_is_not_finite_is_told(tmp_path, monkeypatch, capsys):
+    from onepass.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: {"loss": float("nan"), "accuracy": 0.5})
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    assert "onepass: the test loss is not finite in 2 epochs, first 1;" in capsys.readouterr().err
+    text = (tmp_path / "out" / "history.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)[0]["validation_loss"] is None
+
+
+def test_environment_that_cannot_be_used(tmp_path):
+    arguments = save_blobs(tmp_path)
+    done = run(*arguments, cwd=tmp_path, env={**os.environ, "MPLBACKEND": "nonsense"})
+    assert_one_line(done, tmp_path)
+    assert "cannot be imported with MPLBACKEND=nonsense: " in done.stderr
+    arguments[-1] = "z\u00e9"
+    done = run(*arguments, cwd=tmp_path, env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("in z\\xe9\n")
+    assert (tmp_path / "z\u00e9" / "curves.png").exists()
+
+
+def test_interrupted_while_importing(tmp_path, monkeypatch, capsys):
+    import builtins
+
+    imports = builtins.__import__
+
+    def interrupted(name, *rest):
+        if name == "onepass.trainer":
+            raise KeyboardInterrupt
+        return imports(name, *rest)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    assert cli.main(["train", "digits"]) == 130
+    assert capsys.readouterr() == ("", "onepass: interrupted\n")
+
+
+def test_the_command_imports_what_takes_time_inside_main():
+    program = "import sys, onepass.cli; print([m for m in ('onepass.trainer', 'onepass.data') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", [["train", ""], ["train", "blobs.npz", "--out", ""]])
+def test_an_empty_name_is_one_line(tmp_path, arguments):
+    save_blobs(tmp_path)
+    done = run(*arguments, cwd=tmp_path)
+    assert_one_line(done, tmp_path)
+    assert "is empty" in done.stderr
+
+
+@pytest.mark.parametrize("name", cli.FILES)
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_training(tmp_path, monkeypatch, capsys, name):
+    arguments = save_blobs(tmp_path)
+    (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert_one_line(subprocess.CompletedProcess([], code, out, err), tmp_path)
+    assert f"argument --out: out/{name} is a folder" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_lines_and_table_say_test(tmp_path, monkeypatch, capsys):
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert all("test accuracy" in line and "validation" not in line for line in err.splitlines())
+    assert "test accuracy" in out
+    assert_written(tmp_path)

@@ -272,6 +272,100 @@ def test_csv_refuses(tmp_path, text, match):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("header", "label", "column"),
+    [
+        ("", None, "column 3 (last)"),
+        ("", 1, "column 1"),
+        ("", "1", "column 1"),
+        ("a,b,c", None, "column 3 (c, last)"),
+        ("a,LABELS,c", None, "column 2 (LABELS)"),
+        ("a,b,Target", None, "column 3 (Target)"),
+        ("a,label,c", "A", "column 1 (a)"),
+        ("label,y,c", "y", "column 2 (y)"),
+        ("a,b,c", 2, "column 2 (b)"),
+    ],
+)
+def test_the_label_column(tmp_path, header, label, column):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n0,1,0\n1,0,1\n1,1,1\n")
+    dataset = data.load_csv(path, label)
+    assert dataset.label == column
+    index = int(column.split()[1]) - 1
+    assert dataset.y.tolist() == [[0, 1, 1], [1, 0, 1], [0, 1, 1]][index]
+
+
+@pytest.mark.parametrize(
+    ("header", "label", "match"),
+    [
+        ("label,a,Y", None, r"2 columns that may be the label, column 1 \(label\), column 3 \(Y\); choose one"),
+        ("a,b,a", "a", r"column 1 \(a\), column 3 \(a\)"),
+        ("a,b,c", "d", "no column 'd': its columns are a, b, c"),
+        ("", "d", "no column 'd': it has no header"),
+        ("", "0", r"label is column 0, expected 1 \.\. 3"),
+        ("", 4, r"label is column 4, expected 1 \.\. 3"),
+        ("", "-1", r"label is column -1, expected 1 \.\. 3"),
+    ],
+)
+def test_the_label_column_refused(tmp_path, header, label, match):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n0,1,0\n1,0,1\n")
+    with pytest.raises(data.DataError, match=match):
+        data.load_csv(path, label)
+
+
+def test_only_a_csv_has_label_columns(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=Y)
+    for source in ("digits", tmp_path / "a.npz", tmp_path):
+        with pytest.raises(data.DataError, match=r"no columns to choose from; expected FILE\.csv"):
+            data.load(source, "y")
+    with pytest.raises(data.DataError, match="name is empty"):
+        data.load("")
+
+
+def test_npz_with_two_pairs_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=Y, x_train=X, y_train=Y)
+    with pytest.raises(data.DataError, match="holds x and y as well as x_train and y_train"):
+        data.load_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_features_beyond_float32_are_refused(tmp_path, value):
+    x = X.astype(np.float64)
+    x[1, 0] = value
+    np.savez(tmp_path / "a.npz", x=x, y=Y)
+    with pytest.raises(data.DataError, match=r"x holds 1e\+(300|39) in row 1, expected at most 3.4e\+38"):
+        data.load_npz(tmp_path / "a.npz")
+
+
+def test_scaling_that_overflows_is_refused():
+    scaling = data.standardize(np.array([[0.0], [1e-10]]))
+    with pytest.raises(data.DataError, match="in row 1 that scaling it overflows"):
+        scaling.apply(np.array([[0.0], [1e35]]))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"1;2;0\n3;4;1\n", "one cell.*semicolons"),
+        (b"1\t2\t0\n", "one cell.*tabs"),
+        (b"1,5;2,5;0\n3,5;4,5;1\n", "line 1, cell 2 is '5;2', expected a number.*semicolons"),
+        ("größe,label\n1,0\n".encode("latin-1"), "not a text file in UTF-8: byte 0xf6"),
+    ],
+)
+def test_csv_says_what_it_seems_to_be(tmp_path, content, match):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(data.DataError, match=match):
+        data.load_csv(tmp_path / "a.csv")
+
+
+def test_gz_that_is_no_gzip(tmp_path):
+    write_idx(tmp_path, suffix=".gz")
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"<html>")
+    with pytest.raises(data.DataError, match="is not gzip-compressed, as its name says"):
+        data.load_idx(tmp_path)
+
+
 def test_csv_refuses_binary_and_folders(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xff\xfe\x00\x01" * 100)

@@ -111,13 +111,13 @@ def test_batch_norm_statistics(shape):
 
 
 def test_initial_parameters():
-    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100), nn.Linear(25, 4))
-    first, _, second, _, third, bias = model.parameters()
+    model = nn.Sequential(nn.Linear(25, 100), nn.Linear(100, 100), nn.Linear(100, 25), nn.Linear(25, 4))
+    _, _, first, _, second, _, third, bias = model.parameters()
     assert abs(first).max() <= 0.1
     assert first.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
     assert abs(third).max() <= 0.2
     assert abs(bias).max() <= 0.2
-    assert not np.array_equal(first, second)
+    assert not np.array_equal(first[:25], second)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -265,3 +265,35 @@ def test_errors():
         nn.Linear(2, 2).forward(np.zeros((1, 2)))  # float64 for a float32 layer
     with pytest.raises(ValueError, match="x"):
         nn.Linear(2, 2).forward(np.zeros((1, 3), dtype=np.float32))
+
+
+def test_layers_that_do_not_fit_are_refused_when_built():
+    misfit = r"Linear\(4, 8\) gives 8 features, but Linear\(9, 3\) after it takes 9"
+    with pytest.raises(ValueError, match=misfit):
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(9, 3))
+    with pytest.raises(ValueError, match=misfit):
+        nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Sequential(nn.ReLU(), nn.Linear(9, 3)))
+    with pytest.raises(ValueError, match=r"Linear\(4, 8\) gives 8 features, but BatchNorm\(7\) after it takes 7"):
+        nn.Sequential(nn.Linear(4, 8), nn.BatchNorm(7))
+
+    class Flatten(nn.Layer):  # its sizes are not known
+        pass
+
+    nn.Sequential(nn.BatchNorm(2), Flatten(), nn.Linear(18, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: nn.Sequential(3), r"layers\[0\] is 3, expected an object of nn.Layer"),
+        (lambda: nn.Sequential([nn.ReLU()]), r"layers\[0\] is .*pass layers one by one"),
+        (lambda: nn.Sequential(nn.ReLU(), seed="a"), "seed is 'a', expected an integer"),
+        (lambda: nn.Linear(3.5, 3), "inputs is 3.5, expected an integer"),
+        (lambda: nn.Linear(3, None), "outputs is None, expected an integer"),
+        (lambda: nn.Linear(3, 3, seed="a"), "seed is 'a', expected an integer"),
+        (lambda: nn.BatchNorm(2.0), "channels is 2.0, expected an integer"),
+    ],
+)
+def test_arguments_of_another_type(make, match):
+    with pytest.raises(TypeError, match=match):
+        make()

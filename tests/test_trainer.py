@@ -183,6 +183,8 @@ def test_a_loss_that_is_not_finite_names_epoch_batch_and_rate(bad):
     trained = trainer(lr=0.125)
     with pytest.raises(DivergedError, match=r"epoch 1, batch \d of 7, at learning rate 0.125"):
         trained.fit(x, Y, epochs=2, batch_size=16)
+    with pytest.raises(DivergedError, match="; x holds NaN or inf in row 17: repair the data"):
+        trained.fit(x, Y, epochs=2, batch_size=16)
     weight = trained.model.layers[0].weight
     assert np.isfinite(weight).all()  # the bad batch has moved no parameter
 
@@ -316,3 +318,87 @@ def test_a_last_batch_of_one_row():
     trained = trainer()
     trained.fit(X[:33], Y[:33], epochs=2, batch_size=16, drop_last=True)
     assert trained.step == 4
+
+
+def test_a_rate_that_is_too_high_is_told_as_such():
+    x = X.copy()
+    trained = Trainer(network := nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), losses.CrossEntropy(),
+                      optim.SGD(network.parameters(), lr=1e30))  # fmt: skip
+    with pytest.raises(DivergedError, match="; lower the learning rate"):
+        trained.fit(x, Y, epochs=3)
+
+
+def test_a_number_is_a_constant_schedule():
+    trained = trainer(schedule=3e-3)
+    assert trained.fit(X, Y).column("learning_rate") == [3e-3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"model": None}, "model is None, expected an object of nn.Layer"),
+        ({"loss": None}, "loss is None, expected an object of losses.Loss"),
+        ({"loss": losses.CrossEntropy}, r"loss is .*make one with CrossEntropy"),
+        ({"optimizer": "adam"}, "optimizer is 'adam', expected an object of optim.Optimizer"),
+        ({"schedule": "cosine"}, "schedule is 'cosine', expected a function step -> rate, a number, or None"),
+        ({"callbacks": Callback()}, "callbacks is a callback, expected a sequence"),
+        ({"callbacks": [print]}, r"callbacks\[0\] is"),
+        ({"seed": "a"}, "seed is 'a', expected an integer"),
+    ],
+)
+def test_the_trainer_refuses(arguments, match):
+    model = network()
+    given = {"model": model, "loss": losses.CrossEntropy(), "optimizer": optim.Adam(model.parameters())}
+    with pytest.raises(TypeError, match=match):
+        Trainer(**{**given, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"x": X.tolist()}, "x is a list, expected a NumPy array"),
+        ({"y": Y.tolist()}, "y is a list, expected a NumPy array"),
+        ({"validation": X}, r"validation is a ndarray, expected a pair of arrays \(x, y\)"),
+        ({"validation": (X, None)}, r"validation\[1\] is a NoneType"),
+        ({"epochs": 1.5}, "epochs is 1.5, expected an integer"),
+        ({"batch_size": "8"}, "batch_size is '8', expected an integer"),
+    ],
+)
+def test_fit_refuses_other_types(arguments, match):
+    with pytest.raises(TypeError, match=match):
+        trainer().fit(**{"x": X, "y": Y, **arguments})
+    with pytest.raises(ValueError, match=r"validation\[0\] has 100 rows and validation\[1\] has 3"):
+        trainer().fit(X, Y, validation=(X, Y[:3]))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stream_that_fails_ends_the_bar_and_not_the_run(terminal):
+    pytest.importorskip("tqdm")
+
+    class Full(io.StringIO):
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            if self.tell() > 50:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    assert len(trainer(callbacks=[ProgressBar(Full(), held_out="test")]).fit(X, Y, 9, validation=(X, Y))) == 9
+
+
+def test_seconds_have_three_digits():
+    records = [{"epoch": epoch, "loss": 1.0, "seconds": s} for epoch, s in enumerate((0.01234, 0.00234))]
+    assert [line.split()[-1] for line in History(records).table().splitlines()] == ["seconds", "0.01234", "0.00234"]
+    assert History([{"epoch": 1, "loss": 1.0, "seconds": 1234.5}]).table().endswith(" 1234")
+
+
+def test_the_picture_of_one_epoch(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    kept = []
+    monkeypatch.setattr(figure, "savefig", lambda self, *_, **__: kept.append(self))
+    trainer(schedule=0.0).fit(X, Y, epochs=1, validation=(X, Y)).plot(tmp_path / "curves.png")
+    for axes in kept[0].axes:
+        assert axes.get_xticks().tolist() == [1]
+        assert axes.get_xlim() == (0, 2)
+        assert all(not line.get_clip_on() for line in axes.lines)

@@ -8,8 +8,11 @@ read it.
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -23,7 +26,7 @@ from onepass._extras import require
 from onepass.nn import Layer
 from onepass.optim import Optimizer
 
-__all__ = ["Checkpoint", "CheckpointError", "load", "save"]
+__all__ = ["Checkpoint", "CheckpointError", "load", "save", "strict_json"]
 
 FORMAT = "onepass checkpoint"
 VERSION = 1
@@ -86,8 +89,10 @@ def save(
 
     ``meta`` is anything JSON can hold; ``arrays`` are kept beside the state under their own names.
     Tensor names: ``model.<name>``, ``optimizer.<parameter>.<name>``, ``extra.<name>``. Returns the
-    two paths. TypeError where ``meta`` is not JSON.
+    two paths. TypeError where ``meta`` is not JSON; OSError where the disk is full, the old files are
+    then as they were.
     """
+    failure = require("safetensors").SafetensorError
     numpy_format = require("safetensors.numpy")
     tensors = {f"model.{name}": array for name, array in model.state().items()}
     tensors.update({f"extra.{name}": array for name, array in (arrays or {}).items()})
@@ -108,10 +113,32 @@ def save(
     target.mkdir(parents=True, exist_ok=True)
     with _replacing(target / TENSORS) as path:
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        numpy_format.save_file(contiguous, path, metadata={KEY: text})
+        try:
+            numpy_format.save_file(contiguous, path, metadata={KEY: text})
+        except failure as error:  # no OSError, even where the system's number is all it says
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code) if number else str(error), str(target / TENSORS)) from None
     with _replacing(target / TEXT) as path:
-        path.write_text(json.dumps(json.loads(text), indent=2) + "\n", encoding="utf-8")
+        path.write_text(strict_json(json.loads(text)), encoding="utf-8")
     return target / TENSORS, target / TEXT
+
+
+def strict_json(value: object) -> str:
+    """Indented JSON, a number that is NaN or infinite as null.
+
+    >>> strict_json([1.5, float("nan")]).split()
+    ['[', '1.5,', 'null', ']']
+    """
+
+    def finite(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: finite(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [finite(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), indent=2, allow_nan=False, default=_plain) + "\n"
 
 
 def _plain(value: object) -> object:

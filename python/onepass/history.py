@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from typing import Any
 
@@ -25,12 +26,17 @@ class History(list[Record]):
     [0.5]
     >>> print(history.table())
     epoch    loss  learning rate  seconds
-        1  0.5000          0.100     0.20
+        1  0.5000          0.100    0.200
     """
 
     def column(self, name: str) -> list[Any]:
         """The values of one key, one an epoch."""
         return [record[name] for record in self]
+
+    def _decimals(self, name: str) -> int:
+        """Such that the column's smallest number has three significant digits, six decimals at most."""
+        smallest = min((record[name] for record in self if record.get(name, 0) > 0), default=1.0)
+        return min(max(2 - math.floor(math.log10(smallest)), 0), 6)
 
     def table(self, held_out: str = "validation") -> str:
         """A plain-text table; ``held_out`` is what its heading calls the validation rows."""
@@ -41,7 +47,7 @@ class History(list[Record]):
             ("validation_loss", f"{held_out} loss", ".4f"),
             ("validation_accuracy", f"{held_out} accuracy", ".2%"),
             ("learning_rate", "learning rate", "#.3g"),
-            ("seconds", "seconds", ".2f"),
+            ("seconds", "seconds", f".{self._decimals('seconds')}f"),
         ]
         shown = [column for column in columns if self and column[0] in self[0]]
         rows = [[heading for _, heading, _ in shown]]
@@ -68,10 +74,13 @@ class History(list[Record]):
         for axes, (title, lines) in zip(figure.subplots(1, len(drawn)), drawn, strict=True):
             colors = ("C2",) if title == "Learning rate" else ("C0", "C1")
             for (key, label), color in zip(lines, colors, strict=False):
-                axes.plot(epochs, self.column(key), color=color, label=label, marker=marker, markersize=3)
+                style = {"color": color, "label": label, "marker": marker, "markersize": 3}
+                axes.plot(epochs, self.column(key), **style, clip_on=False, zorder=3)  # whole points at the edge
             axes.set(title=title, xlabel="epoch", ylabel=title.lower())
             axes.grid(alpha=0.3)
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+            if len(self) == 1:
+                axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs)
             if len(lines) > 1:
                 axes.legend()
             if title == "Accuracy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from time import perf_counter
 from typing import Any
 
@@ -16,8 +17,9 @@ from onepass.history import History, Record
 from onepass.losses import Loss
 from onepass.nn import Layer
 from onepass.nn.buffer import Buffer
+from onepass.nn.layer import check_integer
 from onepass.optim import Optimizer
-from onepass.schedules import Schedule
+from onepass.schedules import Schedule, constant
 
 __all__ = ["DivergedError", "Trainer"]
 
@@ -25,7 +27,39 @@ Array = NDArray[Any]
 
 
 class DivergedError(ArithmeticError):
-    """The loss of a batch is NaN or infinite; that batch has changed no parameter."""
+    """The loss of a batch is NaN or infinite; that batch has changed no parameter.
+
+    ``args`` are two texts: what happened, and the remedy.
+    """
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
+
+
+def _check_kind(name: str, value: object, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        hint = f"; make one with {value.__name__}(...)" if isinstance(value, type) and issubclass(value, kind) else ""
+        raise TypeError(f"{name} is {value!r:.60}, expected {expected}{hint}")
+
+
+def _check_rows(names: tuple[str, str], x: object, y: object) -> None:
+    for name, array in zip(names, (x, y), strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} is a {type(array).__name__}, expected a NumPy array; make one with numpy.asarray")
+        if array.ndim == 0:
+            raise ValueError(f"{name} has no rows, its shape is ()")
+    assert isinstance(x, np.ndarray)
+    assert isinstance(y, np.ndarray)
+    if len(x) != len(y):
+        raise ValueError(f"{names[0]} has {len(x)} rows and {names[1]} has {len(y)}, expected equally many")
+
+
+def _holding_nan(name: str, array: Array) -> str | None:
+    """Where ``array`` holds what is not finite."""
+    if array.dtype.kind != "f":
+        return None
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return None if finite.all() else f"{name} holds NaN or inf in row {int(finite.argmin())}"
 
 
 class Trainer:
@@ -37,9 +71,10 @@ class Trainer:
     loss : losses.Loss
     optimizer : optim.Optimizer
         Of ``model.parameters()``, in this order, in one group or several.
-    schedule : function step -> learning rate, or None
-        Called before every update. The first group gets its value; the others keep the ratio
-        to the first that they had when the trainer was made. None leaves the rates alone.
+    schedule : function step -> learning rate, a number, or None
+        Called before every update; a number is `schedules.constant`. The first group gets its value;
+        the others keep the ratio to the first that they had when the trainer was made. None leaves
+        the rates alone.
     callbacks : sequence of callbacks.Callback
     seed : int, default 0
         Of the shuffling.
@@ -64,14 +99,26 @@ class Trainer:
         model: Layer,
         loss: Loss,
         optimizer: Optimizer,
-        schedule: Schedule | None = None,
+        schedule: Schedule | float | None = None,
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
     ) -> None:
+        _check_kind("model", model, Layer, "an object of nn.Layer")
+        _check_kind("loss", loss, Loss, "an object of losses.Loss")
+        _check_kind("optimizer", optimizer, Optimizer, "an object of optim.Optimizer")
+        if isinstance(schedule, Real):
+            schedule = constant(float(schedule))
+        elif schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule is {schedule!r:.60}, expected a function step -> rate, a number, or None")
+        if isinstance(callbacks, Callback):
+            raise TypeError("callbacks is a callback, expected a sequence of them: [callback]")
+        for index, callback in enumerate(callbacks):
+            _check_kind(f"callbacks[{index}]", callback, Callback, "an object of callbacks.Callback")
+        check_integer("seed", seed, 0)
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self.schedule = schedule
+        self.schedule: Schedule | None = schedule
         self.callbacks = list(callbacks)
         self.seed = seed
         self.epoch = 0
@@ -97,10 +144,16 @@ class Trainer:
         ``validation=(x, y)`` is evaluated after each epoch. ``verbose`` adds a `ProgressBar`.
         ``drop_last`` leaves out an epoch's last batch if it is smaller than the others (batch
         normalization cannot train on a batch of one row).
-        DivergedError, naming epoch, batch and learning rate, when a loss is not finite.
+        DivergedError, naming epoch, batch and learning rate, when a loss is not finite; it says so
+        if the data hold NaN or inf.
         """
-        if epochs < 1:
-            raise ValueError(f"epochs is {epochs}, expected >= 1")
+        check_integer("epochs", epochs, 1)
+        check_integer("batch_size", batch_size, 1)
+        _check_rows(("x", "y"), x, y)
+        if validation is not None:
+            if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+                raise TypeError(f"validation is a {type(validation).__name__}, expected a pair of arrays (x, y)")
+            _check_rows(("validation[0]", "validation[1]"), *validation)
         batches = Batches(x, y, batch_size, seed=self.seed, drop_last=drop_last)
         callbacks = [*self.callbacks, ProgressBar()] if verbose else self.callbacks
         watchers = [
@@ -145,10 +198,11 @@ class Trainer:
             grad = prediction if in_place else self._grad.get(prediction.shape, prediction.dtype)
             loss, gradient = loss_function(prediction, y, grad)
             if not math.isfinite(loss):
+                bad = _holding_nan("x", batches.x) or _holding_nan("y", batches.y)
                 raise DivergedError(
                     f"the loss is {loss} in epoch {self.epoch + 1}, batch {batch + 1} of "
-                    f"{len(batches)}, at learning rate {optimizer.param_groups[0]['lr']:.4g}; "
-                    "lower the learning rate, warm up, or clip with max_norm"
+                    f"{len(batches)}, at learning rate {optimizer.param_groups[0]['lr']:.4g}",
+                    f"{bad}: repair the data" if bad else "lower the learning rate, warm up, or clip with max_norm",
                 )
             assert gradient is not None
             model.backward(gradient, False)
@@ -178,6 +232,7 @@ class Trainer:
 
         The loss is the mean of the batches' losses, each weighted with its number of rows.
         """
+        _check_rows(("x", "y"), x, y)
         total, correct = 0.0, 0
         known: int | None = 0
         for rows, targets in Batches(x, y, batch_size, shuffle=False).epoch(0):

@@ -12,6 +12,8 @@ from onepass._extras import require
 
 __all__ = ["DataError", "Dataset", "check", "split"]
 
+LARGEST = float(np.finfo(np.float32).max)  # of a feature: networks compute in float32
+
 Array = NDArray[Any]
 
 
@@ -23,14 +25,16 @@ class DataError(ValueError):
 class Dataset:
     """Features and labels for training and, where there are any, for testing.
 
-    ``x`` (N, ...) real and finite; ``y`` (N,) int64 labels 0 .. classes - 1, each of which occurs;
-    ``x_test`` (M, ...) and ``y_test`` (M,) likewise, or None.
+    ``x`` (N, ...) real, finite and within float32's range; ``y`` (N,) int64 labels 0 .. classes - 1,
+    each of which occurs; ``x_test`` (M, ...) and ``y_test`` (M,) likewise, or None. ``label`` says
+    which column of a table the labels were: ``"column 65 (last)"``, counted from 1.
     """
 
     x: Array
     y: NDArray[np.int64]
     x_test: Array | None = None
     y_test: NDArray[np.int64] | None = None
+    label: str | None = None
 
     @property
     def classes(self) -> int:
@@ -48,6 +52,11 @@ def _features(x: Array, where: str) -> Array:
         finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
         if not finite.all():
             raise DataError(f"{where} holds NaN or inf in row {int(finite.argmin())}")
+        if x.dtype.itemsize > 4:
+            largest = np.maximum(x.max(axis=tuple(range(1, x.ndim))), -x.min(axis=tuple(range(1, x.ndim))))
+            row = int(largest.argmax())
+            if largest[row] > LARGEST:
+                raise DataError(f"{where} holds {largest[row]:.3g} in row {row}, expected at most {LARGEST:.3g}")
     return x
 
 
@@ -109,4 +118,4 @@ def split(dataset: Dataset, source: str) -> Dataset:
             f"{source}: {len(dataset.y)} rows in {len(counts)} classes (the smallest has "
             f"{counts.min()}) are too few to set a fifth of every class aside for testing"
         ) from None
-    return Dataset(x, y, x_test, y_test)
+    return Dataset(x, y, x_test, y_test, dataset.label)

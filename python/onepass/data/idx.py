@@ -28,7 +28,8 @@ def read_idx(path: str | PathLike[str], ndim: int | None = None) -> NDArray[Any]
     source = fspath(path)
     try:
         content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
+        compressed = content[:2] == b"\x1f\x8b"
+        if compressed:
             content = gzip.decompress(content)
     except FileNotFoundError:
         raise DataError(f"{source} does not exist") from None
@@ -40,7 +41,10 @@ def read_idx(path: str | PathLike[str], ndim: int | None = None) -> NDArray[Any]
     if len(content) < 4:
         raise DataError(f"{source} is truncated: {len(content)} bytes")
     if content[:2] != b"\0\0" or content[2] not in TYPES or content[3] == 0:
-        raise DataError(f"{source} is no IDX file: its magic number is 0x{content[:4].hex()}")
+        magic = f"its magic number is 0x{content[:4].hex()}"
+        if source.endswith(".gz") and not compressed:
+            raise DataError(f"{source} is not gzip-compressed, as its name says, and no IDX file: {magic}")
+        raise DataError(f"{source} is no IDX file: {magic}")
     dtype, dims = np.dtype(TYPES[content[2]]), content[3]
     if ndim is not None and dims != ndim:
         raise DataError(f"{source} has {dims} dimensions, expected {ndim}")

@@ -23,7 +23,7 @@ def load_npz(path: str | PathLike[str]) -> Dataset:
     Arrays: ``x`` (N, ...) real and ``y`` (N,) integer labels 0 .. C-1; instead of these two,
     ``x_train`` and ``y_train``; with either, ``x_test`` and ``y_test`` if there is a test set. A
     capital ``X`` is as good. Pickled objects are never loaded. DataError where the file is missing,
-    no archive, damaged, lacks an array, or holds something else.
+    no archive, damaged, lacks an array, holds two such pairs, or holds something else.
     """
     source = fspath(path)
     arrays: dict[str, NDArray[Any]] = {}
@@ -48,13 +48,15 @@ def load_npz(path: str | PathLike[str]) -> Dataset:
             raise DataError(f"{source} holds pickled objects, which are never loaded; save plain arrays") from None
         raise DataError(f"{source} is not an .npz archive, or is damaged") from None
 
-    for x, y in NAMES:
-        if x in arrays and y in arrays:
-            break
-    else:
+    found = [pair for pair in NAMES if arrays.keys() >= set(pair)]
+    if len(found) > 1:
+        both = " as well as ".join(" and ".join(pair) for pair in found)
+        raise DataError(f"{source} holds {both}; expected one pair to train on, save without the other")
+    if not found:
         raise DataError(
             f"{source} holds {', '.join(names) or 'nothing'}; expected arrays x and y, or x_train and y_train"
         )
+    x, y = found[0]
     x_test = arrays.get("x_test", arrays.get("X_test"))
     y_test = arrays.get("y_test")
     if (x_test is None) != (y_test is None):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onepass.data.dataset import DataError
+
 __all__ = ["Scaling", "standardize"]
 
 ROWS = 4096  # converted to float64 at a time
@@ -25,12 +27,21 @@ class Scaling:
     std: NDArray[np.float64]
 
     def apply(self, x: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """The scaled rows of ``x`` (N, ...) as a new array (N, features) of ``dtype``."""
+        """The scaled rows of ``x`` (N, ...) as a new array (N, features) of ``dtype``.
+
+        DataError for a row so far from those of `standardize` that it overflows.
+        """
         flat = x.reshape(len(x), -1)
         out = np.empty(flat.shape, dtype)
         for start in range(0, len(x), ROWS):
             block = flat[start : start + ROWS].astype(np.float64)
-            out[start : start + ROWS] = (block - self.mean) / self.std
+            scaled = out[start : start + ROWS]
+            with np.errstate(over="ignore"):
+                scaled[...] = (block - self.mean) / self.std
+            overflown = np.isinf(scaled).any(axis=1)
+            if overflown.any():
+                row = start + int(overflown.argmax())
+                raise DataError(f"x is so far from the training rows in row {row} that scaling it overflows")
         return out
 
 

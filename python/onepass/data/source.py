@@ -14,13 +14,17 @@ from onepass.data.npz import load_npz
 __all__ = ["load"]
 
 
-def load(source: str | PathLike[str]) -> Dataset:
+def load(source: str | PathLike[str], label: str | int | None = None) -> Dataset:
     """The data set ``digits``, or the one in FILE.npz, FILE.csv or a folder of MNIST-format files.
 
     Without a test set of its own it gets one: a fixed stratified fifth of its rows (that needs
-    scikit-learn). DataError for everything that cannot be trained on.
+    scikit-learn). ``label`` is `load_csv`'s. DataError for everything that cannot be trained on.
     """
     name = fspath(source)
+    if not name:
+        raise DataError("the data's name is empty; expected digits, FILE.npz, FILE.csv or a folder")
+    if label is not None and (name == "digits" or Path(name).suffix.lower() in ("", ".npz")):
+        raise DataError(f"label is {label!r}, but {name} has no columns to choose from; expected FILE.csv")
     if name == "digits":
         return load_digits_split()
     path = Path(name)
@@ -32,5 +36,5 @@ def load(source: str | PathLike[str]) -> Dataset:
     if suffix == ".npz":
         return split(load_npz(path), name)
     if suffix == ".csv":
-        return split(load_csv(path), name)
+        return split(load_csv(path, label), name)
     raise DataError(f"{name} is neither .npz nor .csv nor a folder of IDX files")

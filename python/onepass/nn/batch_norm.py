@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 from onepass._types import BatchNormSaved
 from onepass.kernels import batch_norm, batch_norm_backward
 from onepass.nn.buffer import Buffer
-from onepass.nn.layer import Array, Layer, Out
+from onepass.nn.layer import Array, Layer, Out, check_integer
 
 __all__ = ["BatchNorm"]
 
@@ -48,8 +48,8 @@ class BatchNorm(Layer):
         momentum: float = 0.1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        if channels < 1:
-            raise ValueError(f"channels is {channels}, expected >= 1")
+        check_integer("channels", channels, 1)
+        self.sizes = (channels, channels)
         self.eps = eps
         self.momentum = momentum
         self.gamma: Array = np.ones(channels, dtype)

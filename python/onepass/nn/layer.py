@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Layer", "Out"]
+__all__ = ["Array", "Layer", "Out", "check_integer"]
 
 Array = NDArray[Any]
 Out = Array | Literal[False] | None
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r:.60}, expected an integer")
+    if value < minimum:
+        raise ValueError(f"{name} is {value}, expected >= {minimum}")
 
 
 class Layer:
@@ -25,6 +33,8 @@ class Layer:
 
     keeps_output: bool = False  # backward reads what forward returned
     in_place: bool = False  # backward may write its result over dy
+    sizes: tuple[int, int] | None = None  # axis 1 before and after, where the layer fixes them
+    keeps_shape: bool = False  # any input, and an output of its shape
 
     def forward(self, x: Array, training: bool = True) -> Array:
         """The layer's output for a batch ``x`` (N, ...); remembers what `backward` needs."""

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from onepass.kernels import linear, linear_backward
 from onepass.nn.buffer import Buffer
-from onepass.nn.layer import Array, Layer, Out
+from onepass.nn.layer import Array, Layer, Out, check_integer
 
 __all__ = ["Linear"]
 
@@ -44,8 +44,10 @@ class Linear(Layer):
         seed: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        if inputs < 1 or outputs < 1:
-            raise ValueError(f"inputs is {inputs} and outputs is {outputs}, expected both >= 1")
+        check_integer("inputs", inputs, 1)
+        check_integer("outputs", outputs, 1)
+        check_integer("seed", seed, 0)
+        self.sizes = (inputs, outputs)
         self.weight: Array = np.empty((outputs, inputs), dtype)
         self.bias: Array | None = np.empty(outputs, dtype) if bias else None
         self.dweight: Array = np.zeros_like(self.weight)

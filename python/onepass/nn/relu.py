@@ -20,6 +20,7 @@ class ReLU(Layer):
 
     keeps_output = True
     in_place = True
+    keeps_shape = True
 
     def __init__(self) -> None:
         self._output: Array | None = None

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from onepass.nn.layer import Array, Layer, Out
+from onepass.nn.layer import Array, Layer, Out, check_integer
 
 __all__ = ["Sequential"]
+
+
+def _flat(layers: Sequence[Layer]) -> Iterator[Layer]:
+    for layer in layers:
+        if type(layer) is Sequential:
+            yield from _flat(layer.layers)
+        else:
+            yield layer
+
+
+def _check_sizes(layers: Sequence[Layer]) -> None:
+    before: Layer | None = None  # the last layer that fixes how many features there are
+    for layer in _flat(layers):
+        if layer.sizes is None:
+            before = before if layer.keeps_shape else None
+            continue
+        if before is not None and before.sizes is not None and before.sizes[1] != layer.sizes[0]:
+            raise ValueError(
+                f"{before!r} gives {before.sizes[1]} features, but {layer!r} after it takes {layer.sizes[0]}"
+            )
+        before = layer
 
 
 class Sequential(Layer):
@@ -17,7 +39,7 @@ class Sequential(Layer):
     Parameters
     ----------
     *layers : Layer
-        At least one; each object once.
+        At least one; each object once. Neighbours whose numbers of features differ are refused.
     seed : int or None, default 0
         Every layer's initial parameters are drawn, in order, from one generator with this seed;
         None keeps the parameters the layers hold.
@@ -36,8 +58,15 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer, seed: int | None = 0) -> None:
         if not layers:
             raise ValueError("layers is empty, expected at least one layer")
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                hint = "; pass layers one by one, Sequential(*layers)" if isinstance(layer, (list, tuple)) else ""
+                raise TypeError(f"layers[{index}] is {layer!r:.60}, expected an object of nn.Layer{hint}")
         if len({id(layer) for layer in layers}) != len(layers):
             raise ValueError("layers holds one layer twice; its buffers can serve one place only")
+        if seed is not None:
+            check_integer("seed", seed, 0)
+        _check_sizes(layers)
         self.layers = layers
         self.keeps_output = layers[-1].keeps_output
         trained = [index for index, layer in enumerate(layers) if layer.parameters()]
