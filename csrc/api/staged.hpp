@@ -45,20 +45,19 @@ void stage_in(const Codecs<T>& codecs, const Layout& layout, const Stored& a, st
   });
 }
 
-// The way back. key: of the tensor's array in this step; the index counts on from `begin`.
+// The way back; random and array as for Codec::encode.
 template <typename T>
 void stage_out(const Codecs<T>& codecs, const Layout& layout, const Stored& a, std::int64_t begin, std::int64_t end,
-               const T* from, Rounding rounding) {
+               const T* from, const std::uint32_t* random, int array) {
   alignas(64) char raw[kStage * sizeof(double)];
   const std::int64_t step = layout.strides[a.operand][layout.ndim - 1], item = itemsize(a.dtype);
   const Codec<T>& codec = codecs.of[a.dtype];
-  std::int64_t index = begin;
   layout.walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
     char* to = a.data + at[a.operand];
-    codec.encode(from, step == item ? to : raw, length, rounding, static_cast<std::uint32_t>(index));
+    codec.encode(from, step == item ? to : raw, length, random, array);
     if (step != item) scatter_items(raw, to, step, static_cast<std::size_t>(item), length);
     from += length;
-    index += length;
+    if (random != nullptr) random += length;
   });
 }
 
@@ -71,12 +70,11 @@ inline std::uint64_t mix(std::uint64_t x) {  // SplitMix64 (Steele, Lea and Floo
   return x ^ (x >> 31);
 }
 
-// array: 0 the param, 1 + k state k. high: the index's bits above the lowest 32.
-inline std::uint32_t rounding_key(std::uint64_t seed, std::int64_t step, std::size_t tensor, int array,
-                                  std::int64_t high) {
+// high: the index's bits above the lowest 32.
+inline std::uint32_t rounding_key(std::uint64_t seed, std::int64_t step, std::size_t tensor, std::int64_t high) {
   std::uint64_t key = mix(seed);
-  for (const std::uint64_t part : {static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(tensor),
-                                   static_cast<std::uint64_t>(array), static_cast<std::uint64_t>(high)})
+  for (const std::uint64_t part :
+       {static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(tensor), static_cast<std::uint64_t>(high)})
     key = mix(key ^ part);
   return static_cast<std::uint32_t>(key >> 32);
 }

@@ -244,9 +244,10 @@ void apply_direct(const UpdateKernel& kernel, const void* rule, const PlannedTen
 
 // The same through dense buffers: for other storage formats, and where there are gaps.
 template <typename T>
-void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
+void apply_staged(const KernelTable& table, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
                   std::size_t tensor, std::int64_t step, const onepass_plan& plan, std::int64_t begin,
                   std::int64_t end) {
+  const FloatKernels<T>& kernels = table.kernels<T>();
   alignas(64) T buffer[Layout::kMaxOperands][kStage];
   const int operands = t.layout->operands;
   Stored stored[Layout::kMaxOperands];
@@ -259,14 +260,16 @@ void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, co
                   t.layout->dense(k, sizeof(T));
     run[k] = buffer[k];
   }
-  Rounding rounding[Layout::kMaxOperands] = {};
+  std::uint32_t random[kStage], key = 0;
   std::int64_t high = -1;
   for (std::int64_t at = begin, next; at < end; at = next) {
     next = std::min({at + kStage, end, ((at >> 32) + 1) << 32});  // a key serves 2^32 elements
-    if (plan.stochastic && at >> 32 != high) {
-      high = at >> 32;
-      for (int k = 0; k < operands; ++k)
-        rounding[k] = {true, rounding_key(plan.seed, step, tensor, k == 0 ? 0 : k - 1, high)};
+    if (plan.stochastic) {
+      if (at >> 32 != high) {
+        high = at >> 32;
+        key = rounding_key(plan.seed, step, tensor, high);
+      }
+      table.fill_random(key, static_cast<std::uint32_t>(at), random, next - at);
     }
     for (int k = 0; k < operands; ++k) {
       if (in_place[k])
@@ -278,7 +281,9 @@ void apply_staged(const FloatKernels<T>& kernels, const UpdateKernel& kernel, co
     for (int k = 2; k < operands; ++k) states[k - 2] = run[k];
     kernel.apply(rule, run[0], run[1], states, next - at);
     for (int k = 0; k < operands; ++k)
-      if (k != 1 && !in_place[k]) stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], rounding[k]);
+      if (k != 1 && !in_place[k])
+        stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], plan.stochastic ? random : nullptr,
+                  k == 0 ? 0 : k - 1);
   }
 }
 
@@ -328,7 +333,7 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
           } else {
             CommonHyper common;
             std::memcpy(&common, hyper(group), sizeof(common));
-            apply_staged(kernels, kernels.updates[update], rule, t, i, common.step, *plan, low, high);
+            apply_staged<decltype(zero)>(*table, kernels.updates[update], rule, t, i, common.step, *plan, low, high);
           }
           return ONEPASS_OK;
         });

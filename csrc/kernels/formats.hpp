@@ -11,7 +11,6 @@
 
 namespace {
 
-using onepass::Rounding;
 using Half = std::uint16_t;  // the bits of a float16 or bfloat16
 
 // Thirty-two random bits of a counter (Wellons' search for integer hashes, 2018: low bias of every bit on every bit).
@@ -82,18 +81,41 @@ void decode_half(const void* from, T* to, std::int64_t n) {
       0, n, [&](std::int64_t i) { out[i] = static_cast<T>(Format::decode(in[i])); }, in);
 }
 
+// 32 random bits for each of n elements, the first of which is number `index`.
+inline void fill_random(std::uint32_t key, std::uint32_t index, std::uint32_t* out, std::int64_t n) {
+  const std::uint32_t counter = key + index;
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) out[i] = random_bits(counter + static_cast<std::uint32_t>(i));
+}
+
+// Sixteen bits for each of an element's arrays from its 32: any two arrays' bits are independent.
+template <int array>
+std::uint32_t bits_for(std::uint32_t random) {
+  const std::uint32_t low = random & 0xffffU, high = random >> 16;
+  return array == 0 ? low : array == 1 ? high : array == 2 ? low ^ high : (low + high) & 0xffffU;
+}
+
+template <typename Format, int array>
+void encode_stochastic(const float* __restrict in, Half* __restrict out, std::int64_t n,
+                       const std::uint32_t* __restrict random) {
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) out[i] = Format::stochastic(in[i], bits_for<array>(random[i]));
+}
+
 template <typename Format>
-void encode_half(const float* from, void* to, std::int64_t n, Rounding rounding, std::uint32_t index) {
+void encode_half(const float* from, void* to, std::int64_t n, const std::uint32_t* random, int array) {
   const float* __restrict in = from;
   Half* __restrict out = static_cast<Half*>(to);
-  if (rounding.stochastic) {
-    const std::uint32_t counter = rounding.key + index;
-    ONEPASS_INDEPENDENT
-    for (std::int64_t i = 0; i < n; ++i)
-      out[i] = Format::stochastic(in[i], random_bits(counter + static_cast<std::uint32_t>(i)));
-  } else {
+  if (random == nullptr) {
     ONEPASS_INDEPENDENT
     for (std::int64_t i = 0; i < n; ++i) out[i] = Format::nearest(in[i]);
+    return;
+  }
+  switch (array) {
+    case 0: return encode_stochastic<Format, 0>(in, out, n, random);
+    case 1: return encode_stochastic<Format, 1>(in, out, n, random);
+    case 2: return encode_stochastic<Format, 2>(in, out, n, random);
+    default: return encode_stochastic<Format, 3>(in, out, n, random);
   }
 }
 
@@ -106,7 +128,7 @@ void decode_float(const void* from, T* to, std::int64_t n) {
 }
 
 template <typename T>
-void encode_same(const T* from, void* to, std::int64_t n, Rounding, std::uint32_t) {
+void encode_same(const T* from, void* to, std::int64_t n, const std::uint32_t*, int) {
   std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
 }
 

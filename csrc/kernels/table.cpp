@@ -55,5 +55,6 @@ constexpr onepass::KernelTable ONEPASS_TABLE = {
     .f32 = float_kernels<float>(),
     .f64 = float_kernels<double>(),
     .merge_moments = merge_moments,
+    .fill_random = fill_random,
     .stream = stream,
 };

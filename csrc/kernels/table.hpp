@@ -70,18 +70,13 @@ struct BackwardStatistics {
   T *mean_dy, *slope;  // written, the members of ChannelSlope
 };
 
-// How numbers are rounded to a format with fewer bits: to nearest even, or up with the probability of what is cut off,
-// from a generator of (key + index).
-struct Rounding {
-  bool stochastic;
-  std::uint32_t key;
-};
-
-// A storage format beside the type T that is computed in. encode is null where nothing of T is stored so.
+// A storage format beside the type T that is computed in. encode rounds to nearest even where random is null, else up
+// with the probability of what is cut off: random holds 32 bits an element, and array (0 the param, 1 + k state k) says
+// which of them. It is null where nothing of T is stored so.
 template <typename T>
 struct Codec {
   void (*decode)(const void* from, T* to, std::int64_t n);
-  void (*encode)(const T* from, void* to, std::int64_t n, Rounding rounding, std::uint32_t index);
+  void (*encode)(const T* from, void* to, std::int64_t n, const std::uint32_t* random, int array);
 };
 template <typename T>
 struct Codecs {
@@ -140,6 +135,7 @@ struct KernelTable {
   // a += b of (count, mean, m2) for every column (Chan, Golub and LeVeque 1983)
   void (*merge_moments)(std::int64_t count_a, double* mean_a, double* m2_a, std::int64_t count_b, const double* mean_b,
                         const double* m2_b, std::int64_t columns);
+  void (*fill_random)(std::uint32_t key, std::uint32_t index, std::uint32_t* out, std::int64_t n);
   void (*stream)(float* const* arrays, std::size_t reads, std::size_t updates, std::size_t writes, std::int64_t begin,
                  std::int64_t end);
 

@@ -87,24 +87,27 @@ def memory_index(array: Array) -> Array:
 
 
 def _random_bits(rounding: Rounding) -> Array:
+    """Sixteen bits for each element of an array, out of the 32 that all arrays of a tensor share."""
     index = rounding.order
     high = (index >> np.uint64(32)).astype(np.int64)
-    keys = np.zeros(index.shape, np.uint32)
+    x = np.zeros(index.shape, np.uint32)
     for part in np.unique(high):
-        keys[high == part] = _key(rounding, int(part))
+        x[high == part] = _key(rounding, int(part))
     with np.errstate(over="ignore"):
-        x = keys + index.astype(np.uint32)
+        x = x + index.astype(np.uint32)
         x ^= x >> np.uint32(16)
         x *= np.uint32(0x21F0AAAD)
         x ^= x >> np.uint32(15)
         x *= np.uint32(0x735A2D97)
         x ^= x >> np.uint32(15)
-    return x
+    low, up = x & np.uint32(0xFFFF), x >> np.uint32(16)
+    shared: Array = [low, up, low ^ up, (low + up) & np.uint32(0xFFFF)][rounding.array]
+    return shared
 
 
 def _key(rounding: Rounding, high: int) -> int:
     key = _mix(rounding.seed)
-    for part in (rounding.step, rounding.tensor, rounding.array, high):
+    for part in (rounding.step, rounding.tensor, high):
         key = _mix(key ^ part)
     return key >> 32
 

@@ -111,7 +111,7 @@ onepass_status onepass_plan_create(onepass_update update, const onepass_update_t
 onepass_status onepass_plan_set_grad(onepass_plan* plan, size_t i, const onepass_array* grad);
 onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t group);
 /* stochastic: params and states in float16 and bfloat16 are rounded up with the probability of what is cut off, from a
- * generator keyed by seed, step, tensor, array and index, so that the bits depend on nothing else. The index counts a
+ * generator keyed by seed, step, tensor and index, so that the bits depend on nothing else. The index counts a
  * tensor's elements with the axis of the param's largest stride outermost. Otherwise (the default): to nearest even. */
 onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed);
 void onepass_plan_destroy(onepass_plan* plan);
