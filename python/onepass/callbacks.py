@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from onepass._extras import require
 
 if TYPE_CHECKING:
     from onepass.history import History, Record
-    from onepass.trainer import Trainer
+    from onepass.nn.layer import Layer
+    from onepass.optim.optimizer import Optimizer
 
-__all__ = ["Callback", "ProgressBar"]
+__all__ = ["Callback", "ProgressBar", "Run"]
+
+
+class Run(Protocol):
+    """What a callback sees of a trainer."""
+
+    model: Layer
+    optimizer: Optimizer
+    epoch: int
+    """Epochs done, also those of earlier calls of fit."""
+    step: int
+    """Updates done, likewise."""
+
+    def stop(self) -> None:
+        """Ends a running fit after the current epoch."""
 
 
 class Callback:
     """Called by `Trainer.fit`; override what is needed. ``trainer.stop()`` ends the run early."""
 
-    def on_fit_begin(self, trainer: Trainer, epochs: int, steps: int) -> None:
+    def on_fit_begin(self, trainer: Run, epochs: int, steps: int) -> None:
         """Before the first of ``epochs`` epochs of ``steps`` steps each."""
 
-    def on_step_end(self, trainer: Trainer, loss: float) -> None:
+    def on_step_end(self, trainer: Run, loss: float) -> None:
         """After an update; ``loss`` is the batch's. Costs nothing unless it is overridden."""
 
-    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+    def on_epoch_end(self, trainer: Run, record: Record) -> None:
         """After an epoch, validation included; ``record`` is its entry in the history."""
 
-    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+    def on_fit_end(self, trainer: Run, history: History) -> None:
         """After the last epoch, also when an exception ended the run."""
 
 
@@ -48,7 +63,7 @@ class ProgressBar(Callback):
         self._epochs = 0
         self._out: TextIO | None = None  # None: nowhere to write
 
-    def on_fit_begin(self, trainer: Trainer, epochs: int, steps: int) -> None:
+    def on_fit_begin(self, trainer: Run, epochs: int, steps: int) -> None:
         self._out = stream = sys.stderr if self._stream is None else self._stream
         self._epochs = trainer.epoch + epochs
         if stream is not None and stream.isatty():  # None: a process without stderr
@@ -60,14 +75,14 @@ class ProgressBar(Callback):
                 dynamic_ncols=True,
             )
 
-    def on_step_end(self, trainer: Trainer, loss: float) -> None:
+    def on_step_end(self, trainer: Run, loss: float) -> None:
         if self._bar is not None:
             try:
                 self._bar.update()
             except OSError:
                 self._give_up()
 
-    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+    def on_epoch_end(self, trainer: Run, record: Record) -> None:
         if self._out is None:
             return
         shown = [name for name in ("accuracy", "validation_accuracy") if name in record]
@@ -92,7 +107,7 @@ class ProgressBar(Callback):
             self._bar.disable = True  # its close() and its end write nothing more
         self._bar = self._out = None
 
-    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+    def on_fit_end(self, trainer: Run, history: History) -> None:
         if self._bar is not None:
             try:
                 self._bar.close()
