@@ -51,3 +51,18 @@ def repeated(period: Array, shape: int | Sequence[int]) -> Array:
 
 def normal(shape: int | Sequence[int], seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def narrow(values: Array, name: str) -> Array:
+    """float32 rounded to nearest even in another type; bfloat16 as its bits in uint16."""
+    if name == "bfloat16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype(name, copy=False)
+
+
+def widen(values: Array) -> Array:
+    """The float32 numbers of what narrow() gave."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.arrays import narrow, widen
 from onepass import losses, nn, optim
 
 Array = NDArray[Any]
@@ -74,19 +75,6 @@ def teacher(samples: int = 40_000, classes: int = 20, features: int = 64) -> Pro
     return Problem(x[:half], y[:half], x[half:], y[half:], (features, 256, 128, classes), 1e-3)
 
 
-def _half(values: Array, name: str) -> Array:
-    if name == "bfloat16":
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return values.astype(name)
-
-
-def _wide(values: Array) -> Array:
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
-
-
 def train(problem: Problem, storage: Storage, epochs: int, seed: int = 0, batch_size: int = 64) -> Mapping[str, float]:
     """Cosine schedule, Adam; returns the last epoch's training loss, and loss and accuracy on the test data."""
     layers: list[Any] = []
@@ -94,7 +82,7 @@ def train(problem: Problem, storage: Storage, epochs: int, seed: int = 0, batch_
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm(outputs), nn.ReLU()]
     model = nn.Sequential(*layers[:-2], seed=seed)
     used = model.parameters()
-    kept = used if storage.param == "float32" else [_half(p, storage.param) for p in used]
+    kept = used if storage.param == "float32" else [narrow(p, storage.param) for p in used]
     optimizer = optim.Adam(
         kept, state_dtype=storage.state, stochastic_rounding=storage.stochastic, seed=seed, dtype="bfloat16"
     )
@@ -110,13 +98,13 @@ def train(problem: Problem, storage: Storage, epochs: int, seed: int = 0, batch_
         optimizer.param_groups[0]["lr"] = problem.lr * 0.5 * (1 + np.cos(np.pi * step / (epochs * batches)))
         if kept is not used:
             for p, half in zip(used, kept, strict=True):
-                p[...] = _wide(half)
+                p[...] = widen(half)
         value, grad = loss_of(model.forward(problem.x[batch], training=True), problem.y[batch])
         loss += value / batches
         model.backward(grad)
         optimizer.step(model.gradients())
     for p, half in zip(used, kept, strict=True):
-        p[...] = _wide(half)
+        p[...] = widen(half)
     logits = model.forward(problem.x_test, training=False)
     accuracy = float((logits.argmax(1) == problem.y_test).mean())
     return {"loss": loss, "test loss": loss_of(logits, problem.y_test)[0], "accuracy": accuracy}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from bench import limits, peers
-from bench.case import Array, Case, Contender, Entry, Goal, label, size_class
+from bench.arrays import narrow, widen
+from bench.case import Case, Contender, Entry, Goal, label, size_class
 from bench.contenders.problem import STEPS, Problem
 from bench.selection import Selection
 
@@ -22,18 +21,6 @@ STORAGES = {
     "f16 p, g, bf16 states": ("float16", "bfloat16", True),
 }
 GOALS = {"bf16 states": 1.35}
-
-
-def narrow(values: Array, name: str) -> Array:
-    if name == "bfloat16":
-        return (values.view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
-    return values.astype(name, copy=False)
-
-
-def widen(values: Array) -> Array:
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
 
 
 def _onepass(problem: Problem, name: str) -> Contender:

@@ -53,9 +53,8 @@ def encode(values: Array, out: Array, rounding: Rounding | None) -> None:
         u = values.view(np.uint32)
         added = np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))
         if rounding is not None:
-            added = _random_bits(rounding) & np.uint32(0xFFFF)
-        finite = (u & np.uint32(0x7F800000)) != np.uint32(0x7F800000)
-        rounded = np.where(finite, u + added, u) >> np.uint32(16)
+            added = _random_bits(rounding)
+        rounded = (u + added) >> np.uint32(16)  # never carries out of an infinity
         out.view(np.uint16)[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
     elif rounding is None:
         out[...] = values
