@@ -76,7 +76,7 @@ onepass_status with_float(std::int32_t dtype, F&& body) {
 
 // Several arrays of one shape, their axes sorted by the first one's strides and merged where all of them allow it.
 struct Layout {
-  static constexpr int kMaxOperands = 2 + ONEPASS_MAX_STATES;
+  static constexpr int kMaxOperands = 4 + ONEPASS_MAX_STATES + ONEPASS_MAX_AVERAGES;
   int operands = 0;
   int ndim = 0;  // at least 1; the last axis is the innermost
   std::int64_t shape[ONEPASS_MAX_DIMENSIONS];

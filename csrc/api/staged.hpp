@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <cstring>
 
-#include "api/arrays.hpp"
+#include "api/plan.hpp"
 #include "kernels/table.hpp"
 
 namespace onepass::api {
 
-constexpr std::int64_t kStage = 512;  // elements of a run: a few buffers of it stay in the first-level cache
+constexpr std::int64_t kStage = 256;  // elements of a run: a few buffers of it stay in the first-level cache
 
 // Copies n elements of `item` bytes that lie `step` bytes apart to a dense run; n <= kStage.
 inline void gather_items(const char* from, std::int64_t step, std::size_t item, char* to, std::int64_t n) {
@@ -61,6 +61,66 @@ void stage_out(const Codecs<T>& codecs, const Layout& layout, const Stored& a, s
   });
 }
 
+// ---- float32 numbers in two halves
+
+// Items of an array where they are, or gathered into a buffer.
+inline const char* items_of(const Layout& layout, const Stored& a, std::int64_t begin, std::int64_t end, char* buffer) {
+  const auto item = static_cast<std::size_t>(itemsize(a.dtype));
+  const std::int64_t step = layout.strides[a.operand][layout.ndim - 1];
+  if (layout.ndim == 1 && step == itemsize(a.dtype)) return a.data + begin * step;
+  char* to = buffer;
+  layout.walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
+    gather_items(a.data + at[a.operand], step, item, to, length);
+    to += static_cast<std::size_t>(length) * item;
+  });
+  return buffer;
+}
+
+inline void load_halves(const KernelTable& table, const Layout& layout, const Stored& upper, const Stored& lower,
+                        std::int64_t begin, std::int64_t end, float* to) {
+  alignas(64) char raw[2][kStage * sizeof(std::uint16_t)];
+  table.join_halves(items_of(layout, upper, begin, end, raw[0]), items_of(layout, lower, begin, end, raw[1]), to,
+                    end - begin);
+}
+
+inline void store_halves(const KernelTable& table, const Layout& layout, const Stored& upper, const Stored& lower,
+                         std::int64_t begin, std::int64_t end, const float* from) {
+  alignas(64) char raw[2][kStage * sizeof(std::uint16_t)];
+  table.split_halves(from, raw[0], raw[1], end - begin);
+  const Stored* halves[] = {&upper, &lower};
+  for (int i = 0; i < 2; ++i) {
+    const Stored& a = *halves[i];
+    const std::int64_t step = layout.strides[a.operand][layout.ndim - 1];
+    const char* source = raw[i];
+    layout.walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
+      scatter_items(source, a.data + at[a.operand], step, sizeof(std::uint16_t), length);
+      source += static_cast<std::size_t>(length) * sizeof(std::uint16_t);
+    });
+  }
+}
+
+// ---- 8-bit blocks: all codes of an array, then all scales
+
+constexpr std::int64_t kBlockElements = 128;
+static_assert(kStage % kBlockElements == 0);
+
+inline std::int64_t block_count(std::int64_t elements) { return (elements + kBlockElements - 1) / kBlockElements; }
+
+// Elements [begin, end), begin a multiple of a block's; `to` has room for whole blocks.
+inline void load_blocks(const BlockCodec& codec, char* data, std::int64_t elements, std::int64_t begin,
+                        std::int64_t end, float* to) {
+  const auto* scales = reinterpret_cast<const std::uint8_t*>(data + block_count(elements) * kBlockElements);
+  codec.decode(data + begin, scales + begin / kBlockElements, to, block_count(end - begin));
+}
+
+inline void store_blocks(const BlockCodec& codec, char* data, std::int64_t elements, std::int64_t begin,
+                         std::int64_t end, float* from, const std::uint32_t* random, int state) {
+  auto* scales = reinterpret_cast<std::uint8_t*>(data + block_count(elements) * kBlockElements);
+  const std::int64_t blocks = block_count(end - begin);
+  std::fill(from + (end - begin), from + blocks * kBlockElements, 0.0F);  // behind the last element
+  codec.encode(from, data + begin, scales + begin / kBlockElements, blocks, random, state);
+}
+
 // ---- keys of stochastic rounding
 
 inline std::uint64_t mix(std::uint64_t x) {  // SplitMix64 (Steele, Lea and Flood 2014)
@@ -78,5 +138,30 @@ inline std::uint32_t rounding_key(std::uint64_t seed, std::int64_t step, std::si
     key = mix(key ^ part);
   return static_cast<std::uint32_t>(key >> 32);
 }
+
+// The counters of a tensor's random bits in one step. A key serves 2^32 elements.
+class RandomBits {
+ public:
+  RandomBits(const onepass_plan& plan, std::int64_t step, std::size_t tensor)
+      : seed_(plan.seed), step_(step), tensor_(tensor), stochastic_(plan.stochastic) {}
+
+  std::int64_t until(std::int64_t index) const { return ((index >> 32) + 1) << 32; }  // where the key ends
+  std::uint32_t counter(std::int64_t index) {
+    if (!stochastic_) return 0;
+    if (index >> 32 != high_) {
+      high_ = index >> 32;
+      key_ = rounding_key(seed_, step_, tensor_, high_);
+    }
+    return key_ + static_cast<std::uint32_t>(index);
+  }
+
+ private:
+  std::uint64_t seed_;
+  std::int64_t step_;
+  std::size_t tensor_;
+  bool stochastic_;
+  std::int64_t high_ = -1;
+  std::uint32_t key_ = 0;
+};
 
 }  // namespace onepass::api

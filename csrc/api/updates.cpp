@@ -1,15 +1,10 @@
-// Optimizer updates: plans, the registry, and one parallel region over all tensors of a step.
+// A step of a plan, in one parallel region over all tensors; in two, where a rule needs sums over them first.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include "api/arrays.hpp"
+#include "api/plan.hpp"
 #include "api/staged.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
@@ -17,39 +12,6 @@
 
 namespace onepass::api {
 namespace {
-
-// ---- registry: updates.def as data
-
-#define ONEPASS_STATE(name) #name,
-#define ONEPASS_REAL(name, value) {#name, value, offsetof(Hyper, name), 0},
-#define ONEPASS_FLAG(name) {#name, 0.0, offsetof(Hyper, name), 1},
-#define ONEPASS_UPDATE(name, state_names, hyperparameters)                                      \
-  namespace name##_registry {                                                                   \
-    using Hyper = onepass_##name##_hyper;                                                       \
-    constexpr const char* states[] = {state_names nullptr};                                     \
-    constexpr onepass_field fields[] = {hyperparameters};                                       \
-    onepass_status run(onepass_plan* plan, const void* groups, size_t count, int32_t threads) { \
-      return onepass_##name(plan, static_cast<const Hyper*>(groups), count, threads);           \
-    }                                                                                           \
-  }
-#include "onepass/updates.def"
-#undef ONEPASS_UPDATE
-#undef ONEPASS_FLAG
-#undef ONEPASS_REAL
-#undef ONEPASS_STATE
-
-constexpr onepass_update_info kRegistry[] = {
-#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
-  {#name,                                                  \
-   name##_registry::states,                                \
-   std::size(name##_registry::states) - 1,                 \
-   name##_registry::fields,                                \
-   std::size(name##_registry::fields),                     \
-   sizeof(name##_registry::Hyper),                         \
-   name##_registry::run},
-#include "onepass/updates.def"
-#undef ONEPASS_UPDATE
-};
 
 // What every hyperparameter struct begins with.
 struct CommonHyper {
@@ -88,146 +50,32 @@ onepass_status check_hyper(const onepass_update_info& info, const void* hyper, s
   return ONEPASS_OK;
 }
 
-// ---- plan
+// What a pass over the tensors does. An update without sums is whole; one with sums measures, then concludes; one that
+// leaves its sums to the caller only measures.
+enum class Pass { whole, measure, conclude };
 
-constexpr std::int64_t kGrainBytes = 64;  // threads meet at multiples of a cache line
+struct Step {
+  const KernelTable& table;
+  const onepass_plan& plan;
+  const char* hyper;  // (groups)
+  std::size_t hyper_size;
+  Pass pass;
 
-struct OwnedArray {  // an array whose shape and strides live here
-  onepass_array view = {nullptr, nullptr, nullptr, -1, 0};
-  std::vector<std::int64_t> numbers;
-  Extent bytes;
-
-  void assign(const onepass_array& a) {
-    const auto ndim = static_cast<std::size_t>(a.ndim);
-    numbers.resize(2 * ndim);
-    for (std::size_t i = 0; i < ndim; ++i) {
-      numbers[i] = a.shape[i];
-      numbers[ndim + i] = stride(a, static_cast<int>(i));
-    }
-    view = a;
-    view.shape = numbers.data();
-    view.strides = numbers.data() + ndim;
-    bytes = extent(view);
+  std::int64_t number(const PlannedTensor& t) const {
+    CommonHyper common;
+    std::memcpy(&common, hyper + static_cast<std::size_t>(t.group) * hyper_size, sizeof(common));
+    return common.step;
   }
 };
 
-struct PlannedTensor {
-  OwnedArray param, grad;
-  std::array<OwnedArray, ONEPASS_MAX_STATES> states;
-  std::int32_t group = 0;
-  std::int64_t size = 0, item = 0, grains = 0;
-  std::int64_t bytes = 0;          // moved by a step
-  bool active = false;             // has a gradient
-  std::unique_ptr<Layout> layout;  // of param, grad, states
-  bool direct = false;             // everything is stored as it is computed, without gaps along the innermost axis
-
-  bool wide() const { return param.view.dtype == ONEPASS_FLOAT64; }  // computed in double
-};
-
-struct Rules {  // float, double
-  alignas(kRuleAlignment) std::array<std::array<char, kRuleBytes>, 2> bytes = {};
-  std::array<bool, 2> prepared = {false, false};
-
-  void prepare(const UpdateKernel& kernel, const void* hyper, bool wide) {
-    char* rule = bytes[wide].data();
-    kernel.prepare(hyper, prepared[wide] ? rule : nullptr, rule);
-    prepared[wide] = true;
-  }
-};
-
-std::string tensor_name(const char* what, std::size_t i, std::size_t count) {
-  return count == 1 ? what : std::string(what) + "[" + std::to_string(i) + "]";
+bool has_active_average(const Step& step, const PlannedTensor& t) {
+  for (std::size_t i = 0; i < t.averages.size(); ++i)
+    if (step.plan.averages[i].active() && t.averages[i].present()) return true;
+  return false;
 }
 
-}  // namespace
-}  // namespace onepass::api
-
-struct onepass_plan {
-  onepass_update update;
-  std::vector<onepass::api::PlannedTensor> tensors;
-  std::vector<onepass::api::Rules> rules;  // per group; kept for the next step
-  bool stochastic = false;
-  std::uint64_t seed = 0;
-};
-
-namespace onepass::api {
-namespace {
-
-onepass_status set_grad(onepass_plan& plan, std::size_t i, const onepass_array* grad) {
-  PlannedTensor& t = plan.tensors[i];
-  if (grad == nullptr || grad->ndim < 0) {
-    t.active = false;
-    return ONEPASS_OK;
-  }
-  const std::size_t count = plan.tensors.size(), state_count = kRegistry[plan.update].state_count;
-  const auto name = [&] { return tensor_name("grad", i, count); };
-  ONEPASS_TRY(check_any_float(name().c_str(), grad));
-  ONEPASS_TRY(check_shape_like(name().c_str(), *grad, tensor_name("param", i, count).c_str(), t.param.view));
-  const Extent bytes = extent(*grad);
-  const auto apart = [&](const OwnedArray& other, const char* what, std::size_t j) {
-    return bytes.meets(other.bytes)
-               ? check_apart(name().c_str(), grad, tensor_name(what, j, count).c_str(), &other.view)
-               : ONEPASS_OK;
-  };
-  for (std::size_t j = 0; j < count; ++j) {
-    ONEPASS_TRY(apart(plan.tensors[j].param, "param", j));
-    for (std::size_t k = 0; k < state_count; ++k)
-      ONEPASS_TRY(apart(plan.tensors[j].states[k], kRegistry[plan.update].states[k], j));
-  }
-  t.grad.assign(*grad);
-  const onepass_array* arrays[Layout::kMaxOperands] = {&t.param.view, &t.grad.view};
-  for (std::size_t k = 0; k < state_count; ++k) arrays[2 + k] = &t.states[k].view;
-  t.layout = std::make_unique<Layout>(arrays, 2 + static_cast<int>(state_count));
-  const std::int32_t computed = t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
-  t.direct = true;
-  t.bytes = 0;
-  for (int k = 0; k < t.layout->operands; ++k) {
-    const std::int64_t item = itemsize(arrays[k]->dtype);
-    t.direct = t.direct && arrays[k]->dtype == computed && t.layout->dense(k, item);
-    t.bytes += (k == 1 ? 1 : 2) * item * t.size;
-  }
-  t.active = true;
-  return ONEPASS_OK;
-}
-
-onepass_status check_state(const char* name, const onepass_array* state, const char* param_name,
-                           const PlannedTensor& t) {
-  ONEPASS_TRY(check_array(name, state));
-  const bool fits =
-      t.wide() ? state->dtype == ONEPASS_FLOAT64 : state->dtype == ONEPASS_FLOAT32 || state->dtype == ONEPASS_BFLOAT16;
-  if (!fits)
-    return fail(ONEPASS_INVALID_DTYPE, "%s: expected %s beside a %s %s, got %s; convert it first", name,
-                t.wide() ? "float64" : "float32 or bfloat16", type_name(t.param.view.dtype), param_name,
-                type_name(state->dtype));
-  return check_shape_like(name, *state, param_name, t.param.view);
-}
-
-// No two elements that are written may share memory.
-onepass_status check_written_apart(const onepass_plan& plan) {
-  struct Written {
-    const OwnedArray* array;
-    const char* what;
-    std::size_t tensor;
-  };
-  std::vector<Written> written;
-  const onepass_update_info& info = kRegistry[plan.update];
-  const std::size_t count = plan.tensors.size();
-  for (std::size_t i = 0; i < count; ++i) {
-    written.push_back({&plan.tensors[i].param, "param", i});
-    for (std::size_t k = 0; k < info.state_count; ++k)
-      written.push_back({&plan.tensors[i].states[k], info.states[k], i});
-  }
-  for (const Written& w : written)
-    if (overlaps_itself(w.array->view))
-      return fail(ONEPASS_OVERLAP, "%s: several of its elements share memory (a broadcast view?); pass a copy",
-                  tensor_name(w.what, w.tensor, count).c_str());
-  for (std::size_t a = 0; a < written.size(); ++a)
-    for (std::size_t b = a + 1; b < written.size(); ++b)
-      if (written[a].array->bytes.meets(written[b].array->bytes))
-        ONEPASS_TRY(check_apart(tensor_name(written[b].what, written[b].tensor, count).c_str(), &written[b].array->view,
-                                tensor_name(written[a].what, written[a].tensor, count).c_str(),
-                                &written[a].array->view));
-  return ONEPASS_OK;
+char* state_at(const PlannedTensor& t, int k, std::int64_t offset) {
+  return static_cast<char*>(t.states[static_cast<std::size_t>(k)].view.data) + offset;
 }
 
 // Elements [begin, end) of a tensor, where they are.
@@ -235,55 +83,179 @@ void apply_direct(const UpdateKernel& kernel, const void* rule, const PlannedTen
                   std::int64_t end) {
   t.layout->walk(begin, end, [&](const std::int64_t* at, std::int64_t length) {
     void* states[ONEPASS_MAX_STATES] = {};
-    for (int k = 2; k < t.layout->operands; ++k)
-      states[k - 2] = static_cast<char*>(t.states[static_cast<std::size_t>(k - 2)].view.data) + at[k];
+    for (int k = 0; k < kernel.states; ++k) states[k] = state_at(t, k, at[2 + k]);
     kernel.apply(rule, static_cast<char*>(t.param.view.data) + at[0], static_cast<char*>(t.grad.view.data) + at[1],
                  states, length);
   });
 }
 
-// The same through dense buffers: for other storage formats, and where there are gaps.
+// The same with states in bfloat16.
+void apply_bfloat16(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
+                    std::size_t tensor, std::int64_t begin, std::int64_t end) {
+  RandomBits random(step.plan, step.number(t), tensor);
+  for (std::int64_t next; begin < end; begin = next) {
+    next = std::min(end, random.until(begin));
+    void* states[ONEPASS_MAX_STATES] = {};
+    for (int k = 0; k < kernel.states; ++k) states[k] = state_at(t, k, begin * 2);
+    kernel.apply_bfloat16[step.plan.stochastic](rule, static_cast<float*>(t.param.view.data) + begin,
+                                                static_cast<float*>(t.grad.view.data) + begin, states, next - begin,
+                                                random.counter(begin));
+  }
+}
+
+// The same through dense buffers: for every other storage, where there are gaps, for what is written beside the param,
+// and for sums, which are added to `sums`.
 template <typename T>
-void apply_staged(const KernelTable& table, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
-                  std::size_t tensor, std::int64_t step, const onepass_plan& plan, std::int64_t begin,
-                  std::int64_t end) {
-  const FloatKernels<T>& kernels = table.kernels<T>();
-  alignas(64) T buffer[Layout::kMaxOperands][kStage];
-  const int operands = t.layout->operands;
+void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
+                  std::size_t tensor, std::int64_t begin, std::int64_t end, double* sums) {
+  const onepass_plan& plan = step.plan;
+  const FloatKernels<T>& kernels = step.table.kernels<T>();
+  const Layout& layout = *t.layout;
+  alignas(64) T buffer[Layout::kMaxOperands + ONEPASS_MAX_STATES][kStage];
+  std::uint32_t bits[kStage];
   Stored stored[Layout::kMaxOperands];
   bool in_place[Layout::kMaxOperands];  // needs no buffer
-  T* run[Layout::kMaxOperands];
-  for (int k = 0; k < operands; ++k) {
-    const OwnedArray& a = k == 0 ? t.param : k == 1 ? t.grad : t.states[static_cast<std::size_t>(k - 2)];
-    stored[k] = {static_cast<char*>(a.view.data), a.view.dtype, k};
-    in_place[k] = is_float(a.view.dtype) && itemsize(a.view.dtype) == sizeof(T) && t.layout->ndim == 1 &&
-                  t.layout->dense(k, sizeof(T));
-    run[k] = buffer[k];
+  for (int k = 0; k < layout.operands; ++k) {
+    const onepass_array& a = t.arrays[k]->view;
+    stored[k] = {static_cast<char*>(a.data), a.dtype, k};
+    in_place[k] =
+        is_float(a.dtype) && itemsize(a.dtype) == sizeof(T) && layout.ndim == 1 && layout.dense(k, sizeof(T));
   }
-  std::uint32_t random[kStage], key = 0;
-  std::int64_t high = -1;
-  for (std::int64_t at = begin, next; at < end; at = next) {
-    next = std::min({at + kStage, end, ((at >> 32) + 1) << 32});  // a key serves 2^32 elements
+  std::int64_t at = begin, next = begin;
+  const auto load = [&](int k) {
+    if (in_place[k]) return reinterpret_cast<T*>(stored[k].data) + at;
+    stage_in(kernels.codecs, layout, stored[k], at, next, buffer[k]);
+    return buffer[k];
+  };
+  const auto store = [&](int k, const T* run, const std::uint32_t* random, int array) {
+    if (!in_place[k]) stage_out(kernels.codecs, layout, stored[k], at, next, run, random, array);
+  };
+  const onepass_update_info& info = *onepass_update_registry(plan.update);
+  const bool writes_param = step.pass != Pass::measure || kernel.adjust == nullptr;
+  const bool writes_states = step.pass == Pass::whole || (step.pass == Pass::measure) == kernel.measure_writes;
+  RandomBits random(plan, step.number(t), tensor);
+  for (; at < end; at = next) {
+    next = std::min({at + kStage, end, random.until(at)});
+    const std::uint32_t* own_bits = nullptr;
     if (plan.stochastic) {
-      if (at >> 32 != high) {
-        high = at >> 32;
-        key = rounding_key(plan.seed, step, tensor, high);
-      }
-      table.fill_random(key, static_cast<std::uint32_t>(at), random, next - at);
+      step.table.fill_random(random.counter(at), 0, bits, next - at);
+      own_bits = bits;
     }
-    for (int k = 0; k < operands; ++k) {
-      if (in_place[k])
-        run[k] = reinterpret_cast<T*>(stored[k].data) + at;
+    T* param;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (t.operand.lower >= 0)
+        load_halves(step.table, layout, stored[0], stored[t.operand.lower], at, next, param = buffer[0]);
       else
-        stage_in(kernels.codecs, *t.layout, stored[k], at, next, buffer[k]);
+        param = load(0);
+    } else {
+      param = load(0);
     }
-    void* states[ONEPASS_MAX_STATES] = {};
-    for (int k = 2; k < operands; ++k) states[k - 2] = run[k];
-    kernel.apply(rule, run[0], run[1], states, next - at);
-    for (int k = 0; k < operands; ++k)
-      if (k != 1 && !in_place[k])
-        stage_out(kernels.codecs, *t.layout, stored[k], at, next, buffer[k], plan.stochastic ? random : nullptr,
-                  k == 0 ? 0 : k - 1);
+    const T* grad = load(1);
+    T* states[ONEPASS_MAX_STATES] = {};
+    for (int k = 0; k < kernel.states; ++k) {
+      if constexpr (sizeof(T) == sizeof(float)) {
+        if (t.blocks) {
+          states[k] = buffer[Layout::kMaxOperands + k];
+          load_blocks(step.table.blocks[info.positive[k]], state_at(t, k, 0), t.size, at, next, states[k]);
+          continue;
+        }
+      }
+      states[k] = load(t.operand.states + k);
+    }
+    void* raw_states[ONEPASS_MAX_STATES] = {};
+    for (int k = 0; k < kernel.states; ++k) raw_states[k] = states[k];
+    if (step.pass == Pass::measure)
+      kernel.measure(rule, param, grad, raw_states, next - at, sums);
+    else
+      kernel.apply(rule, param, grad, raw_states, next - at);
+    for (int k = 0; writes_states && k < kernel.states; ++k) {
+      if constexpr (sizeof(T) == sizeof(float)) {
+        if (t.blocks) {
+          store_blocks(step.table.blocks[info.positive[k]], state_at(t, k, 0), t.size, at, next, states[k], own_bits, k);
+          continue;
+        }
+      }
+      store(t.operand.states + k, states[k], own_bits, 1 + k);
+    }
+    if (!writes_param) continue;
+    for (std::size_t i = 0; i < plan.averages.size(); ++i) {
+      const int k = t.operand.averages[i];
+      if (k < 0 || !plan.averages[i].active()) continue;
+      T* average = load(k);
+      kernels.average(param, average, static_cast<T>(plan.averages[i].weight), plan.averages[i].write_back, next - at);
+      store(k, average, nullptr, 0);
+    }
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (t.operand.copy >= 0) store(t.operand.copy, param, nullptr, 0);
+      if (t.operand.lower >= 0) {
+        store_halves(step.table, layout, stored[0], stored[t.operand.lower], at, next, param);
+        continue;
+      }
+    }
+    store(0, param, own_bits, 0);
+  }
+}
+
+void apply(const Step& step, const void* rule, std::size_t tensor, std::int64_t begin, std::int64_t end, double* sums) {
+  const PlannedTensor& t = step.plan.tensors[tensor];
+  const bool whole = step.pass != Pass::measure && !has_active_average(step, t);
+  with_float(t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32, [&](auto zero) {
+    using T = decltype(zero);
+    const UpdateKernel& kernel = step.table.kernels<T>().updates[step.plan.update];
+    if (whole && t.direct)
+      apply_direct(kernel, rule, t, begin, end);
+    else if (whole && t.bfloat16 && step.pass == Pass::whole)
+      apply_bfloat16(step, kernel, rule, t, tensor, begin, end);
+    else
+      apply_staged<T>(step, kernel, rule, t, tensor, begin, end, sums);
+    return ONEPASS_OK;
+  });
+}
+
+// visit(tensor, first unit of all tensors', begin, end) for the parts of [begin, end), units of all active tensors.
+template <typename Units, typename Visit>
+void for_tensors(const onepass_plan& plan, std::int64_t begin, std::int64_t end, Units&& units, Visit&& visit) {
+  std::int64_t first = 0;
+  for (std::size_t i = 0; i < plan.tensors.size() && first < end; ++i) {
+    const PlannedTensor& t = plan.tensors[i];
+    if (!t.active) continue;
+    const std::int64_t count = units(t), from = std::max(begin, first), to = std::min(end, first + count);
+    if (from < to) visit(i, first, from - first, to - first);
+    first += count;
+  }
+}
+
+const void* group_rule(const onepass_plan& plan, const PlannedTensor& t) {
+  return plan.rules[static_cast<std::size_t>(t.group)].bytes[t.wide()].data();
+}
+
+// Sums over each tensor, in parts of a fixed size that are added in order; then each tensor's own rule.
+void measure(const Step& step, onepass_plan& plan, std::int32_t threads, std::int64_t bytes) {
+  constexpr std::int64_t kPart = 1 << 15;
+  const auto parts_of = [](const PlannedTensor& t) { return (t.size + kPart - 1) / kPart; };
+  std::int64_t parts = 0;
+  for (const PlannedTensor& t : plan.tensors)
+    if (t.active) parts += parts_of(t);
+  plan.parts.assign(static_cast<std::size_t>(parts), {});
+  runtime::parallel(runtime::team_size(threads, parts, bytes), parts, [&](std::int64_t begin, std::int64_t end) {
+    for_tensors(plan, begin, end, parts_of,
+                [&](std::size_t i, std::int64_t first, std::int64_t from, std::int64_t to) {
+                  const PlannedTensor& t = plan.tensors[i];
+                  for (std::int64_t part = from; part < to; ++part)
+                    apply(step, group_rule(plan, t), i, part * kPart, std::min((part + 1) * kPart, t.size),
+                          plan.parts[static_cast<std::size_t>(first + part)].data());
+                });
+  });
+  plan.adjusted.resize(plan.tensors.size());
+  std::size_t part = 0;
+  for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
+    PlannedTensor& t = plan.tensors[i];
+    if (!t.active) continue;
+    std::fill(std::begin(t.sums), std::end(t.sums), 0.0);
+    for (const std::size_t end = part + static_cast<std::size_t>(parts_of(t)); part < end; ++part)
+      for (std::size_t k = 0; k < kSums; ++k) t.sums[k] += plan.parts[part][k];
+    const auto adjust = t.wide() ? step.table.f64.updates[plan.update].adjust : step.table.f32.updates[plan.update].adjust;
+    if (adjust != nullptr) adjust(group_rule(plan, t), t.sums, plan.adjusted[i].bytes);
   }
 }
 
@@ -294,52 +266,41 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
   if (plan == nullptr || (groups == nullptr && group_count > 0))
     return fail(ONEPASS_INVALID_VALUE, "plan or groups: is null");
   if (plan->update != update)
-    return fail(ONEPASS_INVALID_VALUE, "plan: was made for %s, not for %s", kRegistry[plan->update].name,
-                kRegistry[update].name);
+    return fail(ONEPASS_INVALID_VALUE, "plan: was made for %s, not for %s", onepass_update_registry(plan->update)->name,
+                onepass_update_registry(update)->name);
   ONEPASS_TRY(check_threads(threads));
-  const onepass_update_info& info = kRegistry[update];
-  const auto hyper = [&](std::size_t g) { return static_cast<const char*>(groups) + g * info.hyper_size; };
-  for (std::size_t g = 0; g < group_count; ++g) ONEPASS_TRY(check_hyper(info, hyper(g), g));
+  const onepass_update_info& info = *onepass_update_registry(update);
+  const char* hyper = static_cast<const char*>(groups);
+  for (std::size_t g = 0; g < group_count; ++g) ONEPASS_TRY(check_hyper(info, hyper + g * info.hyper_size, g));
   std::int64_t grains = 0, bytes = 0;
   bool occurs[2] = {false, false};  // float, double
   for (const PlannedTensor& t : plan->tensors) {
     if (!t.active) continue;
     if (t.group < 0 || static_cast<std::size_t>(t.group) >= group_count)
       return fail(ONEPASS_INVALID_VALUE, "group: a tensor names group %d, but there are %zu", t.group, group_count);
-    grains += t.grains;
+    grains += t.grains();
     bytes += t.bytes;
     occurs[t.wide()] = true;
   }
   plan->rules.resize(std::max(plan->rules.size(), group_count));
   for (std::size_t g = 0; g < group_count; ++g) {
-    if (occurs[0]) plan->rules[g].prepare(table->f32.updates[update], hyper(g), false);
-    if (occurs[1]) plan->rules[g].prepare(table->f64.updates[update], hyper(g), true);
+    if (occurs[0]) plan->rules[g].prepare(table->f32.updates[update], hyper + g * info.hyper_size, false);
+    if (occurs[1]) plan->rules[g].prepare(table->f64.updates[update], hyper + g * info.hyper_size, true);
   }
+  Step step = {*table, *plan, hyper, info.hyper_size, Pass::whole};
+  if (table->f32.updates[update].measure != nullptr) {
+    step.pass = Pass::measure;
+    measure(step, *plan, threads, bytes);
+    if (table->f32.updates[update].adjust == nullptr) return ONEPASS_OK;
+    step.pass = Pass::conclude;
+  }
+  const auto grains_of = [](const PlannedTensor& t) { return t.grains(); };
   runtime::parallel(runtime::team_size(threads, grains, bytes), grains, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t first = 0;  // first grain of the tensor at hand
-    for (std::size_t i = 0; i < plan->tensors.size() && first < end; ++i) {
+    for_tensors(*plan, begin, end, grains_of, [&](std::size_t i, std::int64_t, std::int64_t from, std::int64_t to) {
       const PlannedTensor& t = plan->tensors[i];
-      if (!t.active) continue;
-      const std::int64_t from = std::max(begin, first), to = std::min(end, first + t.grains);
-      if (from < to) {
-        const std::int64_t per_grain = kGrainBytes / t.item;
-        const std::int64_t low = (from - first) * per_grain, high = std::min((to - first) * per_grain, t.size);
-        const auto group = static_cast<std::size_t>(t.group);
-        const void* rule = plan->rules[group].bytes[t.wide()].data();
-        with_float(t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32, [&](auto zero) {
-          const auto& kernels = table->kernels<decltype(zero)>();
-          if (t.direct) {
-            apply_direct(kernels.updates[update], rule, t, low, high);
-          } else {
-            CommonHyper common;
-            std::memcpy(&common, hyper(group), sizeof(common));
-            apply_staged<decltype(zero)>(*table, kernels.updates[update], rule, t, i, common.step, *plan, low, high);
-          }
-          return ONEPASS_OK;
-        });
-      }
-      first += t.grains;
-    }
+      const void* rule = step.pass == Pass::conclude ? plan->adjusted[i].bytes : group_rule(*plan, t);
+      apply(step, rule, i, from * t.grain, std::min(to * t.grain, t.size), nullptr);
+    });
   });
   return ONEPASS_OK;
 }
@@ -347,70 +308,7 @@ onepass_status run_update(onepass_update update, onepass_plan* plan, const void*
 }  // namespace
 }  // namespace onepass::api
 
-using namespace onepass;
 using namespace onepass::api;
-
-const onepass_update_info* onepass_update_registry(onepass_update update) {
-  return update >= 0 && update < ONEPASS_UPDATE_COUNT ? &kRegistry[update] : nullptr;
-}
-
-onepass_status onepass_plan_create(onepass_update update, const onepass_update_tensor* tensors, size_t count,
-                                   onepass_plan** result) {
-  return guarded([&]() -> onepass_status {
-    if (result == nullptr || (tensors == nullptr && count > 0))
-      return fail(ONEPASS_INVALID_VALUE, "plan or tensors: is null");
-    *result = nullptr;
-    if (onepass_update_registry(update) == nullptr)
-      return fail(ONEPASS_INVALID_VALUE, "update: unknown code %d", static_cast<int>(update));
-    const onepass_update_info& info = kRegistry[update];
-    auto plan = std::make_unique<onepass_plan>();
-    plan->update = update;
-    plan->tensors.resize(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      const onepass_update_tensor& given = tensors[i];
-      PlannedTensor& t = plan->tensors[i];
-      const std::string name = tensor_name("param", i, count);
-      ONEPASS_TRY(check_any_float(name.c_str(), &given.param));
-      t.param.assign(given.param);
-      for (std::size_t k = 0; k < info.state_count; ++k) {
-        ONEPASS_TRY(check_state(tensor_name(info.states[k], i, count).c_str(), &given.states[k], name.c_str(), t));
-        t.states[k].assign(given.states[k]);
-      }
-      t.group = given.group;
-      t.size = elements(given.param);
-      t.item = itemsize(given.param.dtype);
-      t.grains = (t.size * t.item + kGrainBytes - 1) / kGrainBytes;
-    }
-    ONEPASS_TRY(check_written_apart(*plan));
-    for (std::size_t i = 0; i < count; ++i) ONEPASS_TRY(set_grad(*plan, i, &tensors[i].grad));
-    *result = plan.release();
-    return ONEPASS_OK;
-  });
-}
-
-onepass_status onepass_plan_set_grad(onepass_plan* plan, size_t i, const onepass_array* grad) {
-  return guarded([&]() -> onepass_status {
-    if (plan == nullptr || i >= plan->tensors.size())
-      return fail(ONEPASS_INVALID_VALUE, "plan: is null or has no tensor %zu", i);
-    return set_grad(*plan, i, grad);
-  });
-}
-
-onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t group) {
-  if (plan == nullptr || i >= plan->tensors.size())
-    return fail(ONEPASS_INVALID_VALUE, "plan: is null or has no tensor %zu", i);
-  plan->tensors[i].group = group;
-  return ONEPASS_OK;
-}
-
-onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed) {
-  if (plan == nullptr) return fail(ONEPASS_INVALID_VALUE, "plan: is null");
-  plan->stochastic = stochastic != 0;
-  plan->seed = seed;
-  return ONEPASS_OK;
-}
-
-void onepass_plan_destroy(onepass_plan* plan) { delete plan; }
 
 #define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
   onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups, size_t group_count, \
@@ -419,60 +317,3 @@ void onepass_plan_destroy(onepass_plan* plan) { delete plan; }
   }
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
-
-onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads) {
-  return guarded([&]() -> onepass_status {
-    const KernelTable* table = runtime::kernels();
-    if (table == nullptr) return ONEPASS_UNAVAILABLE;
-    if (norm == nullptr || (arrays == nullptr && count > 0))
-      return fail(ONEPASS_INVALID_VALUE, "arrays or norm: is null");
-    ONEPASS_TRY(check_threads(threads));
-    constexpr std::int64_t kPart = 1 << 15;  // elements summed by one call; parts are added in order
-    struct Part {
-      std::size_t array;
-      std::int64_t begin;
-    };
-    std::vector<Part> parts;
-    std::vector<Layout> layouts;
-    layouts.reserve(count);
-    std::int64_t bytes = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      ONEPASS_TRY(check_any_float(tensor_name("arrays", i, count).c_str(), &arrays[i]));
-      const onepass_array* one[] = {&arrays[i]};
-      layouts.emplace_back(one, 1);
-      const std::int64_t n = elements(arrays[i]);
-      bytes += n * itemsize(arrays[i].dtype);
-      for (std::int64_t begin = 0; begin < n; begin += kPart) parts.push_back({i, begin});
-    }
-    std::vector<double> sums(parts.size());
-    const auto tasks = static_cast<std::int64_t>(parts.size());
-    runtime::parallel(runtime::team_size(threads, tasks, bytes), tasks, [&](std::int64_t from, std::int64_t to) {
-      for (std::int64_t p = from; p < to; ++p) {
-        const Part& part = parts[static_cast<std::size_t>(p)];
-        const onepass_array& a = arrays[part.array];
-        const Layout& layout = layouts[part.array];
-        const std::int64_t end = std::min(part.begin + kPart, elements(a));
-        with_float(a.dtype, [&](auto zero) {  // float16 and bfloat16 as double, where their squares are exact
-          using T = decltype(zero);
-          const FloatKernels<T>& kernels = table->kernels<T>();
-          const Stored stored = {static_cast<char*>(a.data), a.dtype, 0};
-          const bool direct = is_float(a.dtype) && layout.ndim == 1 && layout.dense(0, sizeof(T));
-          alignas(64) T buffer[kStage];
-          double sum = 0.0;
-          for (std::int64_t at = part.begin; at < end; at += kStage) {
-            const std::int64_t n = std::min(kStage, end - at);
-            const T* run = direct ? static_cast<const T*>(a.data) + at : buffer;
-            if (!direct) stage_in(kernels.codecs, layout, stored, at, at + n, buffer);
-            sum += kernels.sum_of_squares(run, n);
-          }
-          sums[static_cast<std::size_t>(p)] = sum;
-          return ONEPASS_OK;
-        });
-      }
-    });
-    double total = 0.0;
-    for (const double sum : sums) total += sum;
-    *norm = std::sqrt(total);
-    return ONEPASS_OK;
-  });
-}

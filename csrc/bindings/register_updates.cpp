@@ -1,5 +1,6 @@
 // The registry and the plan of optimizer updates; global_norm.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -44,14 +45,23 @@ onepass_array half(onepass_array a) {
   return a;
 }
 
+// A state in uint8 holds 8-bit blocks.
+onepass_array state(onepass_array a) {
+  if (a.dtype == ONEPASS_UINT8) a.dtype = ONEPASS_BLOCKS8;
+  return half(a);
+}
+
 // Tensors that are checked once; holds their arrays alive. step() looks again only at gradients that changed.
 class Plan {
  public:
-  // states: for each parameter a sequence of arrays, in the registry's order
-  Plan(const std::string& update, const py::list& params, const py::list& states, std::vector<int> group_of)
+  // states: for each parameter a sequence of arrays, in the registry's order. beside: for each parameter an array or
+  // None under "lower", "copy", "average 0" and "average 1".
+  Plan(const std::string& update, const py::list& params, const py::list& states, std::vector<int> group_of,
+       const py::dict& beside)
       : info_(onepass_update_registry(find_update(update))),
         params_(params),
         states_(states),
+        beside_(beside),
         group_of_(std::move(group_of)),
         steps_(params.size()),
         grads_(params.size()),
@@ -68,7 +78,15 @@ class Plan {
         throw py::value_error("states" + at + ": expected " + std::to_string(info_->state_count) + " arrays, got " +
                               std::to_string(own.size()));
       for (std::size_t k = 0; k < info_->state_count; ++k)
-        tensors[i].states[k] = half(writable((info_->states[k] + at).c_str(), own[k]));
+        tensors[i].states[k] = state(writable((info_->states[k] + at).c_str(), own[k]));
+      const auto optional = [&](const char* name) {
+        if (!beside.contains(name)) return readable(name, py::none());
+        return writable((name + at).c_str(), py::cast<py::sequence>(beside[name])[i]);
+      };
+      tensors[i].lower = optional("lower");
+      tensors[i].copy = half(optional("copy"));
+      tensors[i].averages[0] = optional("average 0");
+      tensors[i].averages[1] = optional("average 1");
     }
     onepass_plan* plan = nullptr;
     raise_if(onepass_plan_create(find_update(update), tensors.data(), tensors.size(), &plan));
@@ -95,6 +113,16 @@ class Plan {
   void set_storage(bool stochastic, std::uint64_t seed, bool bits) {
     raise_if(onepass_plan_set_rounding(plan_.get(), stochastic, seed));
     bits_ = bits;
+  }
+
+  void set_average(int i, double weight, bool write_back) {
+    raise_if(onepass_plan_set_average(plan_.get(), i, weight, write_back));
+  }
+  // of the last step, for each parameter
+  std::vector<std::array<double, 3>> sums() const {
+    std::vector<std::array<double, 3>> all(steps_.size());
+    for (std::size_t i = 0; i < all.size(); ++i) raise_if(onepass_plan_sums(plan_.get(), i, all[i].data()));
+    return all;
   }
 
   const std::vector<std::int64_t>& steps() const { return steps_; }
@@ -199,6 +227,7 @@ class Plan {
   };
   const onepass_update_info* info_;
   py::list params_, states_, groups_;
+  py::dict beside_;
   std::vector<int> group_of_;        // of each parameter
   std::vector<std::int64_t> steps_;  // made so far
   std::vector<Seen> grads_;
@@ -224,7 +253,9 @@ py::list registry() {
       else
         fields.append(py::make_tuple(f.name, f.value));
     }
-    updates.append(py::make_tuple(info->name, py::tuple(states), py::tuple(fields)));
+    py::list positive;
+    for (std::size_t k = 0; k < info->state_count; ++k) positive.append(info->positive[k] != 0);
+    updates.append(py::make_tuple(info->name, py::tuple(states), py::tuple(fields), py::tuple(positive), info->bytes));
   }
   return updates;
 }
@@ -234,10 +265,12 @@ py::list registry() {
 void register_updates(py::module_& m) {
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
-      .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>>(), py::arg("update"),
-           py::arg("params"), py::arg("states"), py::arg("group_of"))
+      .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),
+           py::arg("update"), py::arg("params"), py::arg("states"), py::arg("group_of"), py::arg("beside") = py::dict())
       .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("threads"))
       .def("set_storage", &Plan::set_storage, py::arg("stochastic"), py::arg("seed"), py::arg("bits"))
+      .def("set_average", &Plan::set_average, py::arg("i"), py::arg("weight"), py::arg("write_back"))
+      .def("sums", &Plan::sums)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
   m.def(
       "global_norm",

@@ -132,6 +132,30 @@ void encode_same(const T* from, void* to, std::int64_t n, const std::uint32_t*, 
   std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
 }
 
+// float32 numbers whose upper halves, a bfloat16 array, and lower halves are kept apart.
+inline void join_halves(const void* upper, const void* lower, float* to, std::int64_t n) {
+  const Half* __restrict high = static_cast<const Half*>(upper);
+  const Half* __restrict low = static_cast<const Half*>(lower);
+  float* __restrict out = to;
+  for_each_ahead<Half>(
+      0, n,
+      [&](std::int64_t i) {
+        out[i] = std::bit_cast<float>((static_cast<std::uint32_t>(high[i]) << 16) | static_cast<std::uint32_t>(low[i]));
+      },
+      high, low);
+}
+inline void split_halves(const float* from, void* upper, void* lower, std::int64_t n) {
+  const float* __restrict in = from;
+  Half* __restrict high = static_cast<Half*>(upper);
+  Half* __restrict low = static_cast<Half*>(lower);
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(in[i]);
+    high[i] = static_cast<Half>(bits >> 16);
+    low[i] = static_cast<Half>(bits & 0xffffU);
+  }
+}
+
 // In the order of onepass_dtype's first four.
 template <typename T>
 constexpr onepass::Codecs<T> codecs();

@@ -19,14 +19,18 @@ inline void prefetch(const void* base, std::int64_t bytes) {
 }
 
 // body(i) for i in [begin, end), asking for each stream's lines kAhead bytes early: the hardware's prefetchers stop at
-// every page, and a division fills the reorder buffer before the next loads are seen. Measured in docs/performance.md.
+// every page, and a division fills the reorder buffer before the next loads are seen. T is the widest stream's type.
+// Measured in docs/performance.md.
 template <typename T, typename Body, typename... Streams>
 inline void for_each_ahead(std::int64_t begin, std::int64_t end, Body body, const Streams*... streams) {
   constexpr std::int64_t kLine = 64, kAhead = 1024, kStep = 256 / sizeof(T);
+  const auto ahead = [](const auto* stream, std::int64_t from) {
+    constexpr auto item = static_cast<std::int64_t>(sizeof(*stream));
+    for (std::int64_t at = 0; at < kStep * item; at += kLine) prefetch(stream, from * item + kAhead + at);
+  };
   std::int64_t i = begin;
   for (; i + kStep <= end; i += kStep) {
-    const std::int64_t at = i * static_cast<std::int64_t>(sizeof(T)) + kAhead;
-    for (std::int64_t line = 0; line < 256; line += kLine) (prefetch(streams, at + line), ...);
+    (ahead(streams, i), ...);
     ONEPASS_INDEPENDENT
     for (std::int64_t j = i; j < i + kStep; ++j) body(j);
   }

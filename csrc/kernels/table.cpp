@@ -3,11 +3,13 @@
 #include "kernels/table.hpp"
 
 #include "kernels/batch_norm.hpp"
+#include "kernels/blocks.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/formats.hpp"
 #include "kernels/rules.hpp"
 #include "kernels/softmax_cross_entropy.hpp"
 #include "kernels/stream.hpp"
+#include "kernels/tensor_rules.hpp"
 #include "kernels/update.hpp"
 
 namespace {
@@ -18,11 +20,12 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .updates =
           {
 #define ONEPASS_UPDATE(name, state_names, hyperparameters) \
-  {rules::name<T>::states, prepare_rule<rules::name<T>, onepass_##name##_hyper>, apply_rule<rules::name<T>, T>},
+  update_kernel<rules::name<T>, onepass_##name##_hyper, T>(),
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
           },
       .codecs = codecs<T>(),
+      .average = average<T>,
       .sum_of_squares = sum_of_squares<T>,
       .softmax_row = softmax_row<T>,
       .log_softmax_row = log_softmax_row<T>,
@@ -55,6 +58,9 @@ constexpr onepass::KernelTable ONEPASS_TABLE = {
     .f32 = float_kernels<float>(),
     .f64 = float_kernels<double>(),
     .merge_moments = merge_moments,
+    .blocks = {{decode_blocks<false>, encode_blocks<false>}, {decode_blocks<true>, encode_blocks<true>}},
+    .join_halves = join_halves,
+    .split_halves = split_halves,
     .fill_random = fill_random,
     .stream = stream,
 };

@@ -11,11 +11,25 @@ namespace onepass {
 inline constexpr int kRuleBytes = 128;  // room for any rule, prepared for one step
 inline constexpr int kRuleAlignment = 16;
 
+inline constexpr int kSums = 3;  // of squares of two quantities that a rule names, and of their products
+inline constexpr std::int64_t kSumRun = 256;  // elements whose sums are added up before the next ones begin
+
 struct UpdateKernel {
   int states;
   // previous: the last step's rule of the same row (it may lie where the new one goes), or null
   void (*prepare)(const void* hyper, const void* previous, void* rule);
   void (*apply)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n);
+
+  // The same on a float32 param and grad with states in bfloat16; [1]: rounded stochastically, the first element with
+  // random_bits(counter). Null where there are no states or nothing of T is stored so.
+  void (*apply_bfloat16[2])(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n,
+                            std::uint32_t counter);
+
+  // Of rules that need sums over the whole tensor, else null. measure adds n elements' to sums (kSums), and with
+  // measure_writes writes the states, which apply then leaves alone. adjust makes the tensor's own rule of them, which apply then takes; null: measure was the update.
+  void (*measure)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n, double* sums);
+  void (*adjust)(const void* rule, const double* sums, void* adjusted);
+  bool measure_writes;
 };
 
 // What the next call will read and write: fetched into cache meanwhile. Never null: the row itself, if there is no
@@ -83,12 +97,21 @@ struct Codecs {
   Codec<T> of[4];  // of float32, float64, float16, bfloat16: the order of onepass_dtype
 };
 
+// Blocks of 128 numbers in 8 bits (kernels/blocks.hpp); random as above, state: which state of the update it is.
+struct BlockCodec {
+  void (*decode)(const void* codes, const std::uint8_t* scales, float* to, std::int64_t blocks);
+  void (*encode)(const float* from, void* codes, std::uint8_t* scales, std::int64_t blocks, const std::uint32_t* random,
+                 int state);
+};
+
 enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
 
 template <typename T>
 struct FloatKernels {
   UpdateKernel updates[ONEPASS_UPDATE_COUNT];
   Codecs<T> codecs;
+  // average += weight (param - average); with write_back, param = average then
+  void (*average)(T* param, T* average, T weight, bool write_back, std::int64_t n);
 
   double (*sum_of_squares)(const T* x, std::int64_t n);
   void (*softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
@@ -135,6 +158,9 @@ struct KernelTable {
   // a += b of (count, mean, m2) for every column (Chan, Golub and LeVeque 1983)
   void (*merge_moments)(std::int64_t count_a, double* mean_a, double* m2_a, std::int64_t count_b, const double* mean_b,
                         const double* m2_b, std::int64_t columns);
+  BlockCodec blocks[2];  // of signed and of never negative numbers
+  void (*join_halves)(const void* upper, const void* lower, float* to, std::int64_t n);
+  void (*split_halves)(const float* from, void* upper, void* lower, std::int64_t n);
   void (*fill_random)(std::uint32_t key, std::uint32_t index, std::uint32_t* out, std::int64_t n);
   void (*stream)(float* const* arrays, std::size_t reads, std::size_t updates, std::size_t writes, std::int64_t begin,
                  std::int64_t end);

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/formats.hpp"
+#include "kernels/lanes.hpp"
 #include "kernels/loops.hpp"
 #include "kernels/table.hpp"
 
@@ -51,6 +53,152 @@ void apply_rule(const void* storage, void* param, const void* grad, void* const*
     for_each_ahead<T>(
         0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i], b[i], c[i]); }, p, g, a, b, c);
   }
+}
+
+// The same with states in bfloat16, decoded and rounded where they are used: a buffer between would cost more than the
+// conversions.
+template <typename Rule, bool stochastic>
+void apply_bfloat16(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n,
+                    std::uint32_t counter) {
+  Rule rule = *static_cast<const Rule*>(storage);
+  float* __restrict p = static_cast<float*>(param);
+  const float* __restrict g = static_cast<const float*>(grad);
+  const auto random = [counter](std::int64_t i) {
+    return stochastic ? random_bits(counter + static_cast<std::uint32_t>(i)) : 0U;
+  };
+  const auto encode = [](float x, std::uint32_t bits) {
+    return stochastic ? BFloat16::stochastic(x, bits) : BFloat16::nearest(x);
+  };
+  if constexpr (Rule::states == 1) {
+    Half* __restrict a = static_cast<Half*>(states[0]);
+    for_each_ahead<float>(
+        0, n,
+        [&](std::int64_t i) {
+          float x = BFloat16::decode(a[i]);
+          rule(p[i], g[i], x);
+          a[i] = encode(x, bits_for<1>(random(i)));
+        },
+        p, g, a);
+  } else if constexpr (Rule::states == 2) {
+    Half* __restrict a = static_cast<Half*>(states[0]);
+    Half* __restrict b = static_cast<Half*>(states[1]);
+    for_each_ahead<float>(
+        0, n,
+        [&](std::int64_t i) {
+          float x = BFloat16::decode(a[i]), y = BFloat16::decode(b[i]);
+          rule(p[i], g[i], x, y);
+          const std::uint32_t bits = random(i);
+          a[i] = encode(x, bits_for<1>(bits));
+          b[i] = encode(y, bits_for<2>(bits));
+        },
+        p, g, a, b);
+  } else {
+    static_assert(Rule::states == 3);
+    Half* __restrict a = static_cast<Half*>(states[0]);
+    Half* __restrict b = static_cast<Half*>(states[1]);
+    Half* __restrict c = static_cast<Half*>(states[2]);
+    for_each_ahead<float>(
+        0, n,
+        [&](std::int64_t i) {
+          float x = BFloat16::decode(a[i]), y = BFloat16::decode(b[i]), z = BFloat16::decode(c[i]);
+          rule(p[i], g[i], x, y, z);
+          const std::uint32_t bits = random(i);
+          a[i] = encode(x, bits_for<1>(bits));
+          b[i] = encode(y, bits_for<2>(bits));
+          c[i] = encode(z, bits_for<3>(bits));
+        },
+        p, g, a, b, c);
+  }
+}
+
+// ---- rules that need sums over the whole tensor
+
+// Sums of first^2, second^2 and first second, in double: n <= kSumRun of them.
+template <typename T>
+void add_products(const T* first, const T* second, std::int64_t n, double* sums) {
+  Lanes<double> squares = Lanes<double>::all(0.0), others = squares, products = squares;
+  for_groups(n, [&](std::int64_t j, std::int64_t count) {
+    T padded[2][kLanes] = {};
+    const T *x = first + j, *y = second + j;
+    if (count < kLanes) {
+      for (std::int64_t l = 0; l < count; ++l) {
+        padded[0][l] = x[l];
+        padded[1][l] = y[l];
+      }
+      x = padded[0];
+      y = padded[1];
+    }
+    const Lanes<double> a = load_double(x), b = load_double(y);
+    squares = squares + a * a;
+    others = others + b * b;
+    products = products + a * b;
+  });
+  sums[0] += squares.sum();
+  sums[1] += others.sum();
+  sums[2] += products.sum();
+}
+
+template <typename Rule, typename T>
+void measure_rule(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n,
+                  double* sums) {
+  Rule rule = *static_cast<const Rule*>(storage);
+  for (std::int64_t begin = 0; begin < n; begin += onepass::kSumRun) {
+    const std::int64_t length = n - begin < onepass::kSumRun ? n - begin : onepass::kSumRun;
+    T* __restrict p = static_cast<T*>(param) + begin;
+    const T* __restrict g = static_cast<const T*>(grad) + begin;
+    alignas(64) T first[onepass::kSumRun], second[onepass::kSumRun];
+    if constexpr (Rule::states == 1) {
+      T* __restrict a = static_cast<T*>(states[0]) + begin;
+      for_each_ahead<T>(
+          0, length, [&](std::int64_t i) { rule.measure(p[i], g[i], a[i], first[i], second[i]); }, p, g, a);
+    } else {
+      static_assert(Rule::states == 2);
+      T* __restrict a = static_cast<T*>(states[0]) + begin;
+      T* __restrict b = static_cast<T*>(states[1]) + begin;
+      for_each_ahead<T>(
+          0, length, [&](std::int64_t i) { rule.measure(p[i], g[i], a[i], b[i], first[i], second[i]); }, p, g, a, b);
+    }
+    add_products(first, second, length, sums);
+  }
+}
+
+template <typename Rule>
+void adjust_rule(const void* storage, const double* sums, void* adjusted) {
+  Rule rule = *static_cast<const Rule*>(storage);
+  rule.adjust(sums);
+  std::memcpy(adjusted, &rule, sizeof(rule));
+}
+
+// ---- behind every rule
+
+// average += weight (param - average): an exponential moving average, a running mean, or Lookahead's slow weights.
+template <typename T>
+void average(T* param, T* average, T weight, bool write_back, std::int64_t n) {
+  T* __restrict p = param;
+  T* __restrict a = average;
+  if (write_back) {
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { p[i] = a[i] = a[i] + weight * (p[i] - a[i]); }, a);
+  } else {
+    for_each_ahead<T>(
+        0, n, [&](std::int64_t i) { a[i] = a[i] + weight * (p[i] - a[i]); }, a);
+  }
+}
+
+template <typename Rule, typename Hyper, typename T>
+constexpr onepass::UpdateKernel update_kernel() {
+  onepass::UpdateKernel kernel = {
+      Rule::states, prepare_rule<Rule, Hyper>, apply_rule<Rule, T>, {nullptr, nullptr}, nullptr, nullptr, false};
+  if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0) {
+    kernel.apply_bfloat16[0] = apply_bfloat16<Rule, false>;
+    kernel.apply_bfloat16[1] = apply_bfloat16<Rule, true>;
+  }
+  if constexpr (requires { Rule::kMeasureWrites; }) {
+    kernel.measure = measure_rule<Rule, T>;
+    kernel.measure_writes = Rule::kMeasureWrites;
+  }
+  if constexpr (requires(Rule rule, const double* sums) { rule.adjust(sums); }) kernel.adjust = adjust_rule<Rule>;
+  return kernel;
 }
 
 }  // namespace

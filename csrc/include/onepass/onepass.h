@@ -40,6 +40,7 @@ typedef enum onepass_dtype {
   ONEPASS_FLOAT64 = 1,
   ONEPASS_FLOAT16 = 2,
   ONEPASS_BFLOAT16 = 3,
+  ONEPASS_BLOCKS8 = 4, /* bytes of 8-bit numbers in blocks with a scale each: states alone, see below */
   ONEPASS_INT8 = 16,
   ONEPASS_UINT8 = 17,
   ONEPASS_INT16 = 18,
@@ -50,7 +51,7 @@ typedef enum onepass_dtype {
   ONEPASS_UINT64 = 23
 } onepass_dtype;
 
-enum { ONEPASS_MAX_DIMENSIONS = 32, ONEPASS_MAX_STATES = 4 };
+enum { ONEPASS_MAX_DIMENSIONS = 32, ONEPASS_MAX_STATES = 4, ONEPASS_MAX_AVERAGES = 2 };
 
 /* An array somewhere in memory; nothing is owned. An array that is absent has data = NULL and ndim = -1. */
 typedef struct onepass_array {
@@ -85,14 +86,27 @@ typedef struct onepass_update_tensor {
   onepass_array grad;                       /* read; absent (data = NULL): the tensor is left alone */
   onepass_array states[ONEPASS_MAX_STATES]; /* read and written; as many as the update has */
   int32_t group;                            /* which hyperparameters it takes */
+
+  /* All of these may be absent, which data = NULL says too. */
+  onepass_array lower;                          /* uint16, read and written: the lower halves of float32 weights whose
+                                                   upper halves a bfloat16 param is */
+  onepass_array copy;                           /* float16 or bfloat16, written: the new param, rounded to nearest */
+  onepass_array averages[ONEPASS_MAX_AVERAGES]; /* of the type computed in: see onepass_plan_set_average */
 } onepass_update_tensor;
 
-/* Param, grad and states of a tensor have one shape; each may have its own strides, negative and transposed ones
- * included. All of them are fastest when all are dense in the same order.
+/* All arrays of a tensor have one shape; each may have its own strides, negative and transposed ones included. All of
+ * them are fastest when all are dense in the same order.
  *
  * Types: param float32, float64, float16 or bfloat16; grad any of them; states float64 for a float64 param, else
- * float32 or bfloat16. Everything is computed in float64 for a float64 param, else in float32; what is stored in fewer
- * bits is rounded to nearest even, or as onepass_plan_set_rounding says. */
+ * float32, bfloat16 or, all of them together, ONEPASS_BLOCKS8. Everything is computed in float64 for a float64 param,
+ * else in float32; what is stored in fewer bits is rounded to nearest, or as onepass_plan_set_rounding says.
+ *
+ * A state of ONEPASS_BLOCKS8 is a contiguous one-dimensional array of onepass_blocks8_bytes(elements of the param)
+ * bytes at a multiple of 4. It holds the elements in the order of the param's memory (the axis of its largest stride
+ * outermost), in blocks of 128 with a power of two as scale; all bytes zero: all numbers zero. csrc/kernels/blocks.hpp
+ * has the codes. One number that is not finite spoils its block. */
+
+int64_t onepass_blocks8_bytes(int64_t elements);
 
 typedef enum onepass_update {
 #define ONEPASS_UPDATE(name, states, hyperparameters) ONEPASS_UPDATE_##name,
@@ -114,13 +128,23 @@ onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t grou
  * generator keyed by seed, step, tensor and index, so that the bits depend on nothing else. The index counts a
  * tensor's elements with the axis of the param's largest stride outermost. Otherwise (the default): to nearest even. */
 onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed);
+/* From now on, after each update of a tensor that has averages[i]: average += weight (param - average), in the same pass;
+ * with write_back, param = average then. 0 <= weight <= 1; without weight and write_back (the default) it is left alone.
+ * weight = 1 - decay: an exponential moving average; 1 / n: the mean of n; with write_back: Lookahead. */
+onepass_status onepass_plan_set_average(onepass_plan* plan, int32_t i, double weight, int32_t write_back);
+/* What an update that sums over tensors found in the last step on tensor i: sums (3) of squares of its two quantities
+ * and of their products. lamb: param, direction; lars: param, gradient; swats: step, gradient. */
+onepass_status onepass_plan_sums(const onepass_plan* plan, size_t i, double* sums);
 void onepass_plan_destroy(onepass_plan* plan);
 
 /* The hyperparameter struct of every update, and the function that makes one step over all tensors of a plan in one
- * parallel region. groups: (group_count) structs. Bytes moved: (3 + 2 * states) * 4 a float32 parameter. */
+ * parallel region (two where it needs sums over tensors first). groups: (group_count) structs. Bytes moved: see the
+ * registry. */
 #define ONEPASS_STATE(name)
+#define ONEPASS_POSITIVE(name)
 #define ONEPASS_REAL(name, value) double name;
 #define ONEPASS_FLAG(name) int32_t name;
+#define ONEPASS_MORE_BYTES(n)
 #define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
   typedef struct onepass_##name##_hyper {                                                                     \
     int64_t step;      /* this step's number, from 1 */                                                       \
@@ -132,8 +156,10 @@ void onepass_plan_destroy(onepass_plan* plan);
                                 int32_t threads);
 #include "updates.def"
 #undef ONEPASS_UPDATE
+#undef ONEPASS_MORE_BYTES
 #undef ONEPASS_FLAG
 #undef ONEPASS_REAL
+#undef ONEPASS_POSITIVE
 #undef ONEPASS_STATE
 
 /* The registry: what updates.def says, for programs that walk it. */
@@ -147,10 +173,12 @@ typedef struct onepass_field {
 typedef struct onepass_update_info {
   const char* name;
   const char* const* states; /* (state_count) */
+  const int32_t* positive;   /* (state_count): 1 for a state that is never negative */
   size_t state_count;
   const onepass_field* fields; /* (field_count), without step, grad_scale and maximize */
   size_t field_count;
   size_t hyper_size; /* bytes */
+  int32_t bytes;     /* that a step moves for a float32 parameter, all of float32 */
   onepass_status (*run)(onepass_plan* plan, const void* groups, size_t group_count, int32_t threads);
 } onepass_update_info;
 

@@ -1,0 +1,151 @@
+// States in 8 bits: blocks of 128 small floating-point numbers that share a power of two, the scale.
+//
+// A block's scale is the exponent byte of its largest magnitude (0: all are zero; 255: one was not finite, and then none
+// is any more). A code has three bits of mantissa; its exponent counts up to the largest number's:
+//   signed        sign, E (4 bits), m   +-(2^E (1 + m/8) - 1) 2^(scale - 127 - 14): gradual down to zero, as in mu-law
+//   never negative      E (5 bits), m     2^E (1 + m/8)       2^(scale - 127 - 30): never zero in a block that is not,
+//                                       so that nothing divides by a second moment that was lost
+// The top exponent is free for what is rounded up. Codes of 64 numbers lie in sixteen words: word k holds numbers k,
+// 16 + k, 32 + k and 48 + k, from its lowest byte on, so that no level has to move bytes across lanes.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "kernels/formats.hpp"
+
+namespace {
+
+constexpr std::int64_t kBlockNumbers = 128;
+constexpr std::uint32_t kSmallestScale = 32;  // below it, scales of the lowest codes would be subnormal
+
+template <bool nonnegative>
+struct BlockCode {
+  static constexpr std::uint32_t kRange = nonnegative ? 30 : 14;  // exponent of the largest number
+  static constexpr std::uint32_t kOne = 127U << 23, kTwo = 128U << 23;
+  static constexpr std::uint32_t kMask = nonnegative ? 0xffU << 20 : 0x7fU << 20;
+
+  // code: the byte at bits 20 to 27 (others: anything); top: at bits 24 to 31. Twice the number, in units of the scale.
+  static float decode(std::uint32_t code, std::uint32_t top, float scale) {
+    const float number = std::bit_cast<float>((code & kMask) | kTwo);
+    if constexpr (nonnegative) return number * scale;
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>((number - 2.0F) * scale);
+    return std::bit_cast<float>(magnitude | (top & 0x80000000U));
+  }
+  // The byte at bits 20 to 27, garbage below. added: what is added to the twenty bits that are cut off.
+  static std::uint32_t encode(float x, float inverse, std::uint32_t added) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    if constexpr (nonnegative) {
+      const auto number = std::bit_cast<std::int32_t>(x * inverse);
+      constexpr auto one = static_cast<std::int32_t>(kOne);
+      return static_cast<std::uint32_t>(number > one ? number : one) + (added - kOne);
+    }
+    const float number = std::bit_cast<float>(bits & 0x7fffffffU) * inverse + 1.0F;
+    const std::uint32_t code = std::bit_cast<std::uint32_t>(number) + (added - kOne);
+    return code | ((bits >> 4) & 0x08000000U);
+  }
+};
+
+template <int bits>
+std::uint32_t shifted(std::uint32_t x) {
+  if constexpr (bits >= 0)
+    return x << bits;
+  else
+    return x >> -bits;
+}
+
+// visit(std::integral_constant<int, 0>) ... of a word's four bytes
+template <typename Visit>
+void for_bytes(Visit&& visit) {
+  visit(std::integral_constant<int, 0>{});
+  visit(std::integral_constant<int, 1>{});
+  visit(std::integral_constant<int, 2>{});
+  visit(std::integral_constant<int, 3>{});
+}
+
+template <bool nonnegative>
+void decode_blocks(const void* codes, const std::uint8_t* scales, float* to, std::int64_t blocks) {
+  using Code = BlockCode<nonnegative>;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::uint32_t* __restrict words = static_cast<const std::uint32_t*>(codes) + block * (kBlockNumbers / 4);
+    float* __restrict out = to + block * kBlockNumbers;
+    for (int line = 0; line < kBlockNumbers; line += 64) prefetch(words, line + 1024);
+    const std::uint32_t exponent = scales[block];
+    const std::uint32_t scale_bits = exponent == 0 || exponent == 255 ? exponent : exponent - Code::kRange - 1;
+    const float scale = std::bit_cast<float>(scale_bits << 23);
+    for (int half = 0; half < 2; ++half) {
+      ONEPASS_INDEPENDENT
+      for (int k = 0; k < 16; ++k) {
+        const std::uint32_t word = words[16 * half + k];
+        for_bytes([&](auto byte) {
+          out[64 * half + 16 * byte + k] =
+              Code::decode(shifted<20 - 8 * byte>(word), shifted<24 - 8 * byte>(word), scale);
+        });
+      }
+    }
+  }
+}
+
+// Twenty bits for each of an element's states from its 32: any two arrays' bits are independent, but for four low ones.
+template <int state>
+std::uint32_t block_bits_for(std::uint32_t random) {
+  const std::uint32_t low = random << 4, high = random >> 12;
+  return state == 0 ? high : (state == 1 ? low ^ high : low + high) & 0xfffffU;
+}
+
+template <bool nonnegative, bool stochastic, int state>
+void encode_block_codes(const float* __restrict in, std::uint32_t* __restrict words, float inverse,
+                        const std::uint32_t* __restrict random) {
+  for (int half = 0; half < 2; ++half) {
+    ONEPASS_INDEPENDENT
+    for (int k = 0; k < 16; ++k) {
+      std::uint32_t word = 0;
+      for_bytes([&](auto byte) {
+        const int i = 64 * half + 16 * byte + k;
+        const std::uint32_t added = stochastic ? block_bits_for<state>(random[i]) : 0x80000U;
+        const std::uint32_t code = BlockCode<nonnegative>::encode(in[i], inverse, added);
+        word |= shifted<8 * byte - 20>(code) & (0xffU << (8 * byte));
+      });
+      words[16 * half + k] = word;
+    }
+  }
+}
+
+// To nearest, ties away from zero, where random is null; else as Codec::encode, with the bits of `state`.
+template <bool nonnegative>
+void encode_blocks(const float* from, void* codes, std::uint8_t* scales, std::int64_t blocks,
+                   const std::uint32_t* random, int state) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const float* __restrict in = from + block * kBlockNumbers;
+    std::uint32_t* words = static_cast<std::uint32_t*>(codes) + block * (kBlockNumbers / 4);
+    std::uint32_t lane[16] = {};
+    for (int i = 0; i < kBlockNumbers; i += 16)
+      for (int k = 0; k < 16; ++k) {
+        const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(in[i + k]) & 0x7fffffffU;
+        lane[k] = magnitude > lane[k] ? magnitude : lane[k];
+      }
+    for (int width = 8; width > 0; width /= 2)
+      for (int k = 0; k < width; ++k) lane[k] = lane[k] > lane[k + width] ? lane[k] : lane[k + width];
+    std::uint32_t exponent = lane[0] >> 23;
+    if (exponent != 0 && exponent < kSmallestScale) exponent = kSmallestScale;
+    scales[block] = static_cast<std::uint8_t>(exponent);
+    if (exponent == 0 || exponent == 255) {
+      std::memset(words, 0, kBlockNumbers);
+      continue;
+    }
+    const float inverse = std::bit_cast<float>((254U + BlockCode<nonnegative>::kRange - exponent) << 23);
+    const std::uint32_t* own = random == nullptr ? nullptr : random + block * kBlockNumbers;
+    if (random == nullptr)
+      encode_block_codes<nonnegative, false, 0>(in, words, inverse, own);
+    else if (state == 0)
+      encode_block_codes<nonnegative, true, 0>(in, words, inverse, own);
+    else if (state == 1)
+      encode_block_codes<nonnegative, true, 1>(in, words, inverse, own);
+    else
+      encode_block_codes<nonnegative, true, 2>(in, words, inverse, own);
+  }
+}
+
+}  // namespace
