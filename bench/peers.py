@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-PEERS = ("torch", "jax", "optax", "numba")
+PEERS = ("torch", "jax", "optax", "numba", "deepspeed")
 _state = {"threads": 1, "compile": False}
 
 

@@ -16,6 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench import agreement, arrays, peers, report, run, selection, timing  # noqa: E402
 from bench.case import Case, Contender, Entry, Goal  # noqa: E402
+from bench.cases import vanishing  # noqa: E402
+from bench.contenders import deepspeed_updates  # noqa: E402
+from bench.contenders.problem import Problem  # noqa: E402
 
 PLAN = timing.Plan(rounds=2, sample=1e-5, budget=0.1, least=1)
 
@@ -113,6 +116,27 @@ def test_goal_is_measured_against_the_fastest_match() -> None:
 def test_ratio_is_the_median_over_common_rounds() -> None:
     samples = {"a": {0: 2.0, 1: 9.0, 2: 6.0}, "b": {0: 1.0, 2: 2.0}}
     assert timing.ratio(samples, "a", "b") == 2.5
+
+
+@pytest.mark.parametrize("rule", vanishing.RULES)
+def test_vanishing_gradients_vanish_for_all_and_are_compared(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vanishing, "STEPS", 20)
+    monkeypatch.setattr(vanishing, "SIZE", 1000)
+    (found,) = [case for case in vanishing.cases(selection.Selection((), frozenset())) if f"/{rule}/" in case.name]
+    contenders, notes = run.build(found)
+    assert set(contenders) | set(notes) == {entry.name for entry in found.entries}
+    assert {"onepass", "onepass, fresh", "NumPy in place"} <= set(contenders)
+    assert [(goal.contender, goal.against) for goal in found.goals] == [("onepass", "onepass, fresh")]
+    monkeypatch.setattr(vanishing.Vanishing, "vanish", lambda problem: None)
+    with pytest.raises(agreement.AgreementError, match=f"vanishing/{rule}/1000: onepass"):
+        run.build(found)
+
+
+def test_deepspeed_takes_part_where_it_has_the_rule() -> None:
+    found = {
+        rule: [entry.needs for entry in deepspeed_updates.entries(Problem(rule, ((8,),)))] for rule in ("adam", "lion")
+    }
+    assert found == {"adam": [("deepspeed", "torch")], "lion": []}
 
 
 @pytest.mark.parametrize("position", [0, 4095, 4096, 9999])

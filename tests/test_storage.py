@@ -1,5 +1,5 @@
 """Parameters, gradients and states in other types than what is computed in: conversions, rounding, equality with the
-reference, and what NumPy, ml_dtypes and torch say."""
+reference, and what NumPy and ml_dtypes say."""
 
 from __future__ import annotations
 
@@ -165,29 +165,6 @@ def test_the_reference_gives_the_same_bits(name, stochastic, layout, rng):
             )  # fmt: skip
         for a, b in zip(actual, expected, strict=True):
             assert (bits(a.view(f"u{a.itemsize}")) == bits(b.view(f"u{b.itemsize}"))).all(), (param, grad, state)
-
-
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 32, 33, 96, 100])
-def test_bfloat16_sgd_moves_every_element(size):
-    """torch 2.13's fused SGD leaves every whole SIMD block of a bfloat16 parameter alone."""
-    torch = pytest.importorskip("torch")
-    param, grad = torch.linspace(1, 2, size).bfloat16(), torch.linspace(3, 4, size).bfloat16()
-    ours = param.clone().view(torch.uint16).numpy()
-    optim.SGD([ours], lr=0.25, dtype="bfloat16").step([grad.view(torch.uint16).numpy()])
-    expected = (param.float() - 0.25 * grad.float()).bfloat16()
-    assert (ours != param.view(torch.uint16).numpy()).all()
-    np.testing.assert_array_equal(ours, expected.view(torch.uint16).numpy())
-
-
-def test_bfloat16_parameters_take_float32_moments():
-    """torch's fused Adam refuses them."""
-    param, grad = (np.linspace(-1, 1, 1000).astype(BF16) for _ in range(2))
-    before = param.astype(F32)
-    optimizer = optim.Adam([param], lr=0.01)
-    optimizer.step([grad])
-    assert optimizer.state_dict()["state"][0]["exp_avg"].dtype == F32
-    moved = before - param.astype(F32)
-    np.testing.assert_allclose(moved, 0.01 * np.sign(grad.astype(F32)), atol=0.005)
 
 
 def test_a_view_is_written_and_nothing_beside_it():

@@ -1,4 +1,4 @@
-"""The optimizers follow torch.optim (single-tensor) step for step, and do not share the faults of its fused kernels.
+"""The optimizers follow torch.optim (single-tensor) step for step. Faults of its fused kernels: test_peer_faults.py.
 
 Bound: both sides round the parameter once a step, and round the direction that is subtracted, in different orders. So
 after k steps an element may be off by at most about k units in the last place of the path that it has walked: its
@@ -252,34 +252,6 @@ def test_subnormal_states_keep_being_right(name, rng):
         assert ulps(ours[0], theirs[0].detach().numpy(), walked) <= BOUND, step
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
-@pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_bias_correction_follows_each_groups_betas_and_each_parameters_own_steps(name, amsgrad, dtype, rng):
-    """DeepSpeed's issue 7819: the correction of one group drifted into another's."""
-    ours = [nonzero(rng, shape, dtype) for shape in SHAPES]
-    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
-
-    def groups(params):
-        return [{"params": params[:1], "betas": (0.5, 0.6)}, {"params": params[1:], "lr": 0.02}]
-
-    optimizer = getattr(optim, name)(groups(ours), amsgrad=amsgrad)
-    twin = getattr(torch.optim, name)(groups(theirs), amsgrad=amsgrad, foreach=False)
-    path = [np.abs(p).astype(np.float64) for p in ours]
-    for step in range(30):
-        late = [0, 10, 17]  # when each parameter's gradients begin
-        grads = [nonzero(rng, shape, dtype) if step >= late[i] else None for i, shape in enumerate(SHAPES)]
-        before = [p.detach().numpy().copy() for p in theirs]
-        for p, g in zip(theirs, grads, strict=True):
-            p.grad = None if g is None else torch.from_numpy(g.copy())
-        optimizer.step(grads)
-        twin.step()
-        for p, q, old, length in zip(ours, theirs, before, path, strict=True):
-            length += 2 * np.abs(q.detach().numpy().astype(np.float64) - old)
-            assert ulps(p, q.detach().numpy(), length) <= BOUND
-    steps = [entry["step"] for entry in optimizer.state_dict()["state"].values()]
-    assert steps == [30, 20, 13]
-
-
 def test_asgd_averages_like_torch(dtype, rng):
     ours = [nonzero(rng, (7,), dtype)]
     theirs = [torch.tensor(ours[0], requires_grad=True)]
@@ -308,92 +280,3 @@ def test_rprop_keeps_torchs_states(rng):
         own, other = optimizer.state_dict()["state"][0], twin.state[theirs[0]]
         np.testing.assert_array_equal(own["prev"], other["prev"].numpy())
         np.testing.assert_array_equal(own["step_size"], other["step_size"].numpy())
-
-
-# ---- faults of torch 2.13's fused CPU kernels (targets.md), as tests of ours
-
-
-FAULT_OPTIMIZERS = [
-    ("SGD", {"lr": 0.1}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9}),
-    ("Adagrad", {}),
-    ("RMSprop", {"centered": True, "momentum": 0.9}),
-    ("Adam", {}),
-    ("AdamW", {"amsgrad": True}),
-    ("Adadelta", {}),
-    ("Adamax", {}),
-    ("NAdam", {}),
-    ("RAdam", {}),
-    ("Rprop", {}),
-    ("ASGD", {}),
-]
-
-
-def expected_step(name, options, param, grad):
-    """One step of torch's single-tensor optimizer on contiguous copies."""
-    p = torch.tensor(np.ascontiguousarray(param), requires_grad=True)
-    p.grad = torch.tensor(np.ascontiguousarray(grad))
-    getattr(torch.optim, name)([p], foreach=False, **options).step()
-    return p.detach().numpy()
-
-
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 33, 96, 100, 1000])
-@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
-def test_torch_fused_sgd_writes_outside_a_strided_view_and_leaves_half_of_it_alone(name, options, n, dtype, rng):
-    memory = np.full(3 * n + 7, 777.0, dtype)
-    view = memory[2 : 2 + 3 * n : 3]
-    view[...] = nonzero(rng, n, dtype)
-    before, grad = view.copy(), nonzero(rng, n, dtype)
-    getattr(optim, name)([view], **options).step([grad])
-    assert (view != before).all()
-    assert ulps(view, expected_step(name, options, before, grad), np.abs(before) + 1) <= 4
-    view[...] = 777.0
-    assert (memory == 777.0).all()
-
-
-@pytest.mark.parametrize("grad_layout", ["same", "different"])
-@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
-def test_torch_fused_sgd_pairs_the_wrong_elements_of_a_transposed_parameter(name, options, grad_layout, dtype, rng):
-    param = nonzero(rng, (13, 37), dtype).T
-    values = nonzero(rng, (37, 13), dtype)
-    grad = np.asfortranarray(values) if grad_layout == "same" else np.ascontiguousarray(values)
-    before = param.copy()
-    getattr(optim, name)([param], **options).step([grad])
-    assert ulps(param, expected_step(name, options, before, values), np.abs(before) + 1) <= 4
-
-
-@pytest.mark.parametrize("n", [16, 32, 33, 96, 100])
-@pytest.mark.parametrize(("name", "options"), FAULT_OPTIMIZERS)
-def test_torch_fused_sgd_skips_full_vector_blocks(name, options, n, dtype, rng):
-    """There with bfloat16; here every element of every block moves."""
-    param, grad = nonzero(rng, n, dtype), nonzero(rng, n, dtype)
-    before = param.copy()
-    getattr(optim, name)([param], **options).step([grad])
-    assert (param != before).all()
-
-
-def test_adam_does_not_slow_down_when_states_decay_to_subnormals():
-    """They reach zero instead of lingering below the smallest normal number."""
-    param, zero = np.ones(64, np.float32), np.zeros(64, np.float32)
-    optimizer = optim.Adam([param], betas=(0.5, 0.5))
-    optimizer.step([np.full(64, 1e-10, np.float32)])
-    for _ in range(200):
-        optimizer.step([zero])
-    states = optimizer.state_dict()["state"][0]
-    assert (states["exp_avg"] == 0).all()
-    assert (states["exp_avg_sq"] == 0).all()
-
-
-def test_parameters_of_one_group_that_skipped_steps_keep_their_own_bias_correction(rng):
-    """DeepSpeed drifted here: a parameter without a gradient must not age."""
-    ours = [nonzero(rng, (5,), np.float64), nonzero(rng, (5,), np.float64)]
-    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
-    optimizer, twin = optim.Adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1, foreach=False)
-    for step in range(12):
-        grads = [nonzero(rng, (5,), np.float64), nonzero(rng, (5,), np.float64) if step % 3 == 2 else None]
-        for p, g in zip(theirs, grads, strict=True):
-            p.grad = None if g is None else torch.from_numpy(g.copy())
-        optimizer.step(grads)
-        twin.step()
-    for p, q in zip(ours, theirs, strict=True):
-        assert ulps(p, q.detach().numpy(), np.abs(p) + 1) <= 24

@@ -15,12 +15,14 @@ from bench.cases import (
     storage,
     training,
     updates,
+    vanishing,
 )
 from bench.selection import Selection
 
 TOPICS = (
     updates,
     storage,
+    vanishing,
     many_tensors,
     clipping,
     cross_entropy,

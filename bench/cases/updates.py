@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench import limits, peers
 from bench.case import Case, Entry, Goal, label, size_class
 from bench.contenders import (
+    deepspeed_updates,
     jax_updates,
     numba_updates,
     numpy_updates,
@@ -45,6 +46,7 @@ def case(name: str, problem: Problem, goals: tuple[Goal, ...]) -> Case:
         *onepass_updates.entries(problem),
         limits.entry(problem.elements, *streams(problem)),
         *torch_updates.entries(problem),
+        *deepspeed_updates.entries(problem),
         *jax_updates.entries(problem),
         *numba_updates.entries(problem),
         *numpy_updates.entries(problem),

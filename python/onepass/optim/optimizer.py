@@ -160,10 +160,15 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy options, step counts and states in; the next step then gives the bits that it would have given.
 
+        It may be the dictionary of torch.optim's optimizer of the same rule. Its states of float32 or fewer bits are
+        stored as this optimizer's; what says how torch executes a step (foreach, fused, ...) and what schedulers leave
+        in the groups is dropped.
+
         Raises:
             ValueError: it is of another update, lacks an entry, has an option out of its range, or its groups, shapes
                 or types differ. Nothing has changed then.
         """
+        state_dict = self._translated(state_dict)
         for entry in ("update", "param_groups", "state"):
             if entry not in state_dict:
                 raise ValueError(f"state_dict: has no {entry!r}")
@@ -176,10 +181,7 @@ class Optimizer:
                 f"state_dict: states are {state_dict['state_dtype']!r}, this optimizer's are {self.state_dtype!r}"
             )
         groups = state_dict["param_groups"]
-        sizes = [len(group["params"]) for group in groups]
-        expected = [len(group["params"]) for group in self.param_groups]
-        if sizes != expected:
-            raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
+        self._check_sizes(groups)
         options = [{**group, "params": own["params"]} for group, own in zip(groups, self.param_groups, strict=True)]
         self._check_groups(options)
         self._check_update(options)
@@ -228,6 +230,21 @@ class Optimizer:
         self._check_update(self.param_groups)
         self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
         self._seen_groups = [dict(group) for group in self.param_groups]
+
+    def _translated(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        from onepass.optim import _torch_state  # here: it knows the rules, and these know this file
+
+        if not _torch_state.is_torchs(state_dict):
+            return state_dict
+        self._check_sizes(state_dict["param_groups"])
+        fresh = [self._stored(p, self.initial_states(p)) for p in self._params]
+        return _torch_state.from_torch(state_dict, self.update, self.param_groups, fresh)
+
+    def _check_sizes(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        sizes = [len(group["params"]) for group in groups]
+        expected = [len(group["params"]) for group in self.param_groups]
+        if sizes != expected:
+            raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
 
     def _loaded_states(self, entry: Mapping[str, Any], i: int) -> list[tuple[Array, Array]]:
         pairs = []
