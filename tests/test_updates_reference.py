@@ -38,14 +38,18 @@ OTHER_VALUES = {
     "t0": 3.0,
     "final_lr": 0.02,
     "gamma": 0.2,
+    "eps_root": 1e-2,
+    "eps_hat": True,
+    "uncorrected": True,
     "maximize": True,
     "grad_scale": -1 / 3,
+    "max_value": 0.7,
 }
 
 
 def option_grid(rule):
     """All pairs of options away from their defaults, and all of them at once."""
-    names = [*kernels.UPDATES[rule].hyperparameters, "maximize", "grad_scale"]
+    names = [*kernels.UPDATES[rule].hyperparameters, "maximize", "grad_scale", "max_value"]
     unknown = [name for name in names if name not in OTHER_VALUES]
     assert not unknown, f"name other values for {unknown}"
     chosen = [(), *itertools.combinations(names, 1), *itertools.combinations(names, 2), names]

@@ -8,7 +8,7 @@
 
 namespace onepass {
 
-inline constexpr int kRuleBytes = 128;  // room for any rule, prepared for one step
+inline constexpr int kRuleBytes = 192;  // room for any rule, prepared for one step
 inline constexpr int kRuleAlignment = 16;
 
 struct UpdateKernel {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import clamp, divide, gradient, moments, power, update_step
+from onepass._update_steps import clamp, decayed, divide, moments, power, update_step
 from onepass.optim.optimizer import Array, Optimizer, check_betas, check_number
 
 
@@ -31,10 +31,12 @@ class AdaBound(Optimizer):
         gamma: how fast the bounds meet; 0: never.
         eps: outside the square root, before the bias correction.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         amsbound: keep the largest second moment (AMSBound); one more state.
         base_lr: the lr that final_lr belongs to: a schedule that halves lr halves both. None: lr as given here.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``exp_avg`` (m), ``exp_avg_sq`` (v) and, with amsbound, ``max_exp_avg_sq``, of the parameter's shape.
     Defaults and formulas are those of the authors' code (adabound 0.0.5). 28 bytes for each float32 parameter, amsbound
@@ -63,6 +65,9 @@ class AdaBound(Optimizer):
         base_lr: float | None = None,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -76,9 +81,11 @@ class AdaBound(Optimizer):
                 "weight_decay": weight_decay,
                 "amsbound": amsbound,
                 "base_lr": base_lr,
+                "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
         for group in self.param_groups:
@@ -89,7 +96,8 @@ class AdaBound(Optimizer):
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         final_lr = group["final_lr"] * (group["lr"] / _base_lr(group))
-        return (group["lr"], *group["betas"], final_lr, group["gamma"], group["eps"], group["weight_decay"])
+        names = ("gamma", "eps", "weight_decay", "decoupled_weight_decay")
+        return (group["lr"], *group["betas"], final_lr, *[group[name] for name in names])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
@@ -107,6 +115,7 @@ def _base_lr(group: Mapping[str, Any]) -> Any:
 
 def _move(
     param: NDArray[Any],
+    kept: NDArray[Any],
     exp_avg: NDArray[Any],
     second: NDArray[Any],
     step: int,
@@ -121,7 +130,7 @@ def _move(
     step_size = t(lr * math.sqrt(1 - power(beta2, step)) / (1 - power(beta1, step)))
     age = gamma * step
     lower, upper = final_lr * (1 - divide(1, age + 1)), final_lr * (1 + divide(1, age))
-    param[...] = param - clamp(step_size / (np.sqrt(second) + t(eps)), lower, upper) * exp_avg
+    param[...] = kept - clamp(step_size / (np.sqrt(second) + t(eps)), lower, upper) * exp_avg
 
 
 @update_step("adabound")
@@ -139,12 +148,12 @@ def adabound(
     gamma: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    _move(param, exp_avg, exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
+    _move(param, kept, exp_avg, exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
 
 
 @update_step("amsbound")
@@ -163,10 +172,10 @@ def amsbound(
     gamma: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
-    _move(param, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
+    _move(param, kept, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)

@@ -28,7 +28,7 @@ class ASGD(Optimizer):
         t0: the step at which averaging starts.
         weight_decay: coupled (L2) decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     State ``ax``, of the parameter's shape: the average, in ``state_dict()["state"][i]["ax"]``. Defaults and formulas
     are those of torch.optim.ASGD, with two differences: eta is kept in double (there in torch's default type), and an
@@ -51,6 +51,7 @@ class ASGD(Optimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -64,6 +65,7 @@ class ASGD(Optimizer):
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -88,12 +90,11 @@ def asgd(
     alpha: float = 0.75,
     t0: float = 1e6,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
     eta = divide(lr, real_power(1 + lambd * lr * float(step - 1), alpha))
     late = float(step - 1) - t0
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g = gradient(param, grad, weight_decay, **common)
     param[...] = param * t(1 - lambd * eta) - t(eta) * g
     ax[...] = ax + (param - ax) * t(1 / late) if late > 1 else param

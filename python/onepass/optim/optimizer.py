@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onepass import _core
 from onepass._storage import computed_type, encode, is_bfloat16
-from onepass._update_functions import check_bits, check_seed
+from onepass._update_functions import check_bits, check_limit, check_seed
 from onepass.kernels import UPDATES, global_norm
 
 Array = NDArray[Any]
@@ -41,6 +41,8 @@ class Optimizer:
             ``{"params": [...], "lr": ...}``: groups with options of their own.
         defaults: the options of groups that do not say otherwise.
         max_norm: gradients are scaled down so that their global norm is at most this; None: no clipping.
+        max_value: then every element of a gradient is clipped to [-max_value, max_value], before weight decay, as
+            torch.nn.utils.clip_grad_value_ does; None: no clipping. NaN stays NaN.
         state_dtype: "float32" (float64 beside float64 parameters) or "bfloat16", kept as its bits in uint16: states
             take half the memory and move half the bytes. Slow moving averages need ``stochastic_rounding`` then: with
             beta2 = 0.999 a second moment changes by less than half a unit in the last of eight bits.
@@ -52,6 +54,7 @@ class Optimizer:
 
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
+        max_norm, max_value: may be assigned between steps.
     """
 
     fixed_options: ClassVar[frozenset[str]] = frozenset()
@@ -64,17 +67,17 @@ class Optimizer:
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
         defaults: Mapping[str, Any],
         max_norm: float | None = None,
+        max_value: float | None = None,
         *,
         state_dtype: str = "float32",
         stochastic_rounding: bool = False,
         seed: int = 0,
         dtype: str | None = None,
     ) -> None:
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
+        self.max_norm = None if max_norm is None else check_limit("max_norm", max_norm)
+        self.max_value = None if max_value is None else check_limit("max_value", max_value)
         if state_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"state_dtype: expected 'float32' or 'bfloat16', got {state_dtype!r}")
-        self.max_norm = max_norm
         self.state_dtype = state_dtype
         self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
@@ -103,7 +106,7 @@ class Optimizer:
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for an option out of its range."""
-        for name in ("lr", "weight_decay", "eps"):
+        for name in ("lr", "weight_decay", "eps", "eps_root"):
             check_number(name, group.get(name, 0.0), 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
@@ -138,7 +141,7 @@ class Optimizer:
                 grad_scale *= norm / self.max_norm
         if self.param_groups != self._seen_groups:  # an option was assigned since the last step
             self._read_groups()
-        self._plan.step(grads, self._hyper, grad_scale, 0)
+        self._plan.step(grads, self._hyper, grad_scale, math.inf if self.max_value is None else self.max_value, 0)
         return info
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,6 +272,12 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
     if not (low <= float(value) <= high and math.isfinite(value)):
         span = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
         raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is not True or False."""
+    if not isinstance(value, bool | np.bool | int):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_betas(betas: Any) -> None:
