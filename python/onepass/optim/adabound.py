@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import clamp, decayed, divide, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
 
 
 class AdaBound(Optimizer):
@@ -25,7 +25,7 @@ class AdaBound(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate of the beginning, Adam's.
+        lr: learning rate of the beginning, Adam's; a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         final_lr: learning rate of the end, SGD's.
         gamma: how fast the bounds meet; 0: never.
@@ -34,7 +34,8 @@ class AdaBound(Optimizer):
         decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
             Hutter, ICLR 2019).
         amsbound: keep the largest second moment (AMSBound); one more state.
-        base_lr: the lr that final_lr belongs to: a schedule that halves lr halves both. None: lr as given here.
+        base_lr: the lr that final_lr belongs to: a schedule that halves lr halves both. None: lr as given here, which
+            must be a number then.
         maximize: follow the gradient.
         max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
@@ -55,7 +56,7 @@ class AdaBound(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         final_lr: float = 0.1,
         gamma: float = 1e-3,
@@ -89,6 +90,8 @@ class AdaBound(Optimizer):
             **storage,
         )
         for group in self.param_groups:
+            if group["base_lr"] is None and callable(group["lr"]):
+                raise ValueError("base_lr: lr is a schedule; name the rate that final_lr belongs to")
             group["base_lr"] = _base_lr(group)
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Adadelta(Optimizer):
@@ -23,7 +23,7 @@ class Adadelta(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: what the step is multiplied by; the paper has none.
+        lr: what the step is multiplied by, a number or a schedule; the paper has none.
         rho: what the moving averages keep, in [0, 1].
         eps: under both square roots.
         weight_decay: coupled (L2) decay.
@@ -45,7 +45,7 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1.0,
+        lr: Rate = 1.0,
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0.0,

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, denominator, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Adagrad(Optimizer):
@@ -21,7 +21,7 @@ class Adagrad(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         lr_decay: slows it down over the steps.
         weight_decay: coupled (L2) decay.
         decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, lr_decay or not, and the gradient without decay
@@ -44,7 +44,7 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,

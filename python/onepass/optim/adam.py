@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas, check_flag
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_flag
 
 
 class Adam(Optimizer):
@@ -23,7 +23,7 @@ class Adam(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, behind the bias correction.
         weight_decay: coupled (L2) decay.
@@ -53,7 +53,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -115,7 +115,7 @@ class AdamW(Adam):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,

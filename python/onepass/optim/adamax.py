@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class Adamax(Optimizer):
@@ -22,7 +22,7 @@ class Adamax(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving average of the gradient and the maximum keep.
         eps: added to the gradient's magnitude.
         weight_decay: coupled (L2) decay.
@@ -44,7 +44,7 @@ class Adamax(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 2e-3,
+        lr: Rate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import divide, gradient, real_power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class ASGD(Optimizer):
@@ -22,7 +22,7 @@ class ASGD(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         lambd: how fast it falls, and decay of the parameters.
         alpha: the power with which it falls.
         t0: the step at which averaging starts.
@@ -44,7 +44,7 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         lambd: float = 1e-4,
         alpha: float = 0.75,
         t0: float = 1e6,

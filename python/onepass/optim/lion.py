@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class Lion(Optimizer):
@@ -19,7 +19,7 @@ class Lion(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate; every element moves by it.
+        lr: learning rate, a number or a schedule; every element moves by it.
         betas: the momentum's share in the direction, and what the momentum keeps.
         weight_decay: decoupled decay.
         maximize: follow the gradient.
@@ -38,7 +38,7 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-4,
+        lr: Rate = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         maximize: bool = False,

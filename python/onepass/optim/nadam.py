@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, moments, power, real_power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
 
 
 class NAdam(Optimizer):
@@ -25,7 +25,7 @@ class NAdam(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, behind the bias correction.
         eps_root: inside the square root, behind the bias correction, as in optax.nadam: sqrt(v / (1 - beta2^step) +
@@ -51,7 +51,7 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 2e-3,
+        lr: Rate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,8 +15,10 @@ from onepass import _core
 from onepass._storage import computed_type, encode, is_bfloat16
 from onepass._update_functions import check_bits, check_limit, check_seed
 from onepass.kernels import UPDATES, global_norm
+from onepass.schedules import Schedule
 
 Array = NDArray[Any]
+Rate = float | Schedule
 
 
 class StepInfo(NamedTuple):
@@ -52,6 +55,10 @@ class Optimizer:
             depend on the number of threads.
         dtype: "bfloat16": parameters and gradients in uint16 are the bits of bfloat16 (arrays of ml_dtypes need none).
 
+    An ``lr`` may be a schedule: a function step -> rate, such as those of :mod:`onepass.schedules`. Every step asks it
+    once for each group that has one, with the number of steps that the group has made: the largest among its
+    parameters, 0 before the first. Nothing else is remembered, so that a resumed run goes on in its schedule.
+
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
         max_norm, max_value: may be assigned between steps.
@@ -81,7 +88,7 @@ class Optimizer:
         self.state_dtype = state_dtype
         self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
-        self._check_groups(self.param_groups)
+        self._check_groups(_with_rates(self.param_groups, []))
         self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         check_bits("params", self._params, dtype)
@@ -124,8 +131,8 @@ class Optimizer:
             grad_scale: what the loss was multiplied by: gradients are divided by it.
 
         Raises:
-            TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written.
-                Nothing has changed then.
+            TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written;
+                an option or a schedule's rate out of its range. Nothing has changed then.
         """
         if type(grads) is not list:
             grads = list(grads)
@@ -139,20 +146,28 @@ class Optimizer:
                 return info
             if norm > self.max_norm:
                 grad_scale *= norm / self.max_norm
-        if self.param_groups != self._seen_groups:  # an option was assigned since the last step
+        if self.param_groups != self._seen_groups:  # an option was assigned since the last step, or there is a schedule
             self._read_groups()
         self._plan.step(grads, self._hyper, grad_scale, math.inf if self.max_value is None else self.max_value, 0)
         return info
 
+    def learning_rates(self) -> list[float]:
+        """The rate of each group in the coming step: its ``lr``, or what its schedule says."""
+        return [group["lr"] for group in _with_rates(self.param_groups, self._plan.steps)]
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters: update, options, step counts and states (the arrays themselves, no copies)."""
+        """Everything but the parameters: update, options, step counts and states (the arrays themselves, no copies).
+
+        In place of a schedule stands its rate in the coming step, since a function cannot be saved.
+        """
         index = iter(range(len(self._params)))
         steps = self._plan.steps
         return {
             "update": self.update.name,
             "state_dtype": self.state_dtype,
             "param_groups": [
-                {**group, "params": [next(index) for _ in group["params"]]} for group in self.param_groups
+                {**group, "params": [next(index) for _ in group["params"]]}
+                for group in _with_rates(self.param_groups, steps)
             ],
             "state": {
                 i: {"step": steps[i], **dict(zip(self.update.states, states, strict=True))}
@@ -162,6 +177,8 @@ class Optimizer:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy options, step counts and states in; the next step then gives the bits that it would have given.
+
+        A group whose ``lr`` is a schedule keeps it, and goes on in it at the loaded step count.
 
         Raises:
             ValueError: it is of another update, lacks an entry, has an option out of its range, or its groups, shapes
@@ -194,7 +211,7 @@ class Optimizer:
             own_array[...] = array
         self._plan.steps = steps
         for own, group in zip(self.param_groups, options, strict=True):
-            own.update(group)
+            own.update(group, lr=own["lr"] if callable(own["lr"]) else group["lr"])
 
     # ---- inside
 
@@ -227,10 +244,12 @@ class Optimizer:
             )
 
     def _read_groups(self) -> None:
-        self._check_groups(self.param_groups)
-        self._check_update(self.param_groups)
-        self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
-        self._seen_groups = [dict(group) for group in self.param_groups]
+        groups = _with_rates(self.param_groups, self._plan.steps)
+        self._check_groups(groups)
+        self._check_update(groups)
+        self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in groups]
+        # with a schedule every step reads them again
+        self._seen_groups = [dict(group) for group in groups] if groups is self.param_groups else []
 
     def _loaded_states(self, entry: Mapping[str, Any], i: int) -> list[tuple[Array, Array]]:
         pairs = []
@@ -305,6 +324,29 @@ def _make_groups(
         own = group["params"]
         result.append({**defaults, **group, "params": [own] if isinstance(own, np.ndarray) else list(own)})
     return result
+
+
+def _with_rates(groups: list[dict[str, Any]], steps: Iterable[int]) -> list[dict[str, Any]]:
+    """These groups, the same list, if no lr is a schedule; else copies with rates in place of schedules.
+
+    Args:
+        groups: the parameter groups.
+        steps: of all parameters, in the order of the groups; empty before the first step.
+    """
+    if not any(callable(group.get("lr")) for group in groups):
+        return groups
+    left = iter(steps)
+    counts = [max(islice(left, len(group["params"])), default=0) for group in groups]
+    return [
+        {**group, "lr": _rate(group["lr"], count)} if callable(group.get("lr")) else group
+        for group, count in zip(groups, counts, strict=True)
+    ]
+
+
+def _rate(schedule: Schedule, step: int) -> float:
+    rate = schedule(step)
+    check_number(f"lr (the schedule's at step {step})", rate, 0.0, math.inf)
+    return float(rate)
 
 
 def _check_param(i: int, param: object, state_dtype: str) -> None:

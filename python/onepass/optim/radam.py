@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import accurate_power, decayed, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class RAdam(Optimizer):
@@ -27,7 +27,7 @@ class RAdam(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, before the bias correction.
         eps_root: inside the square root, behind the bias correction, as in optax.radam: sqrt(v + eps_root (1 -
@@ -50,7 +50,7 @@ class RAdam(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import clamp, gradient, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Rprop(Optimizer):
@@ -45,7 +45,7 @@ class Rprop(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         maximize: bool = False,

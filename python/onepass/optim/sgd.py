@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class SGD(Optimizer):
@@ -21,7 +21,7 @@ class SGD(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         momentum: 0 keeps no state and moves 12 bytes for each float32 parameter; otherwise 20.
         dampening: part of the gradient that does not enter the momentum buffer.
         weight_decay: coupled (L2) decay.
@@ -47,7 +47,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,

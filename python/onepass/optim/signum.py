@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Signum(Optimizer):
@@ -19,7 +19,7 @@ class Signum(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate; every element moves by it.
+        lr: learning rate, a number or a schedule; every element moves by it.
         momentum: what the moving average keeps, in [0, 1); 0 is signSGD.
         weight_decay: decoupled decay.
         maximize: follow the gradient.
@@ -38,7 +38,7 @@ class Signum(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         maximize: bool = False,
