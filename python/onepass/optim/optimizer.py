@@ -57,7 +57,8 @@ class Optimizer:
 
     An ``lr`` may be a schedule: a function step -> rate, such as those of :mod:`onepass.schedules`. Every step asks it
     once for each group that has one, with the number of steps that the group has made: the largest among its
-    parameters, 0 before the first. Nothing else is remembered, so that a resumed run goes on in its schedule.
+    parameters, 0 before the first. Nothing else is remembered: ``load_state_dict`` leaves an optimizer its schedules,
+    and they go on at the loaded step counts.
 
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
@@ -177,8 +178,6 @@ class Optimizer:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy options, step counts and states in; the next step then gives the bits that it would have given.
-
-        A group whose ``lr`` is a schedule keeps it, and goes on in it at the loaded step count.
 
         Raises:
             ValueError: it is of another update, lacks an entry, has an option out of its range, or its groups, shapes
