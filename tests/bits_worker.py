@@ -87,7 +87,7 @@ OPTIONS = {  # none at its default
     "alpha": 0.9, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6,
     "eps_inside": True, "rho": 0.8, "momentum_decay": 0.1, "decoupled_weight_decay": True, "eta_minus": 0.3,
     "eta_plus": 1.6, "step_size_min": 1e-3, "step_size_max": 0.1, "lambd": 0.02, "t0": 1.0, "final_lr": 0.02,
-    "gamma": 0.2,
+    "gamma": 0.2, "eps_root": 1e-4, "eps_hat": True, "uncorrected": True,
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def update(name):
     def run(arrays, n, threads):
         params = [arrays.new(n), arrays.new(3, (n + 2) // 3)]
         states = [[arrays.zeros(*p.shape) for p in params] for _ in rule.states]
-        extra = {"grad_scale": 0.7, "maximize": n % 3 == 0, **(known if n % 2 else {})}
+        extra = {"grad_scale": 0.7, "maximize": n % 3 == 0, **({**known, "max_value": 0.9} if n % 2 else {})}
         for step in (1, 2, 3):
             grads = [arrays.new(*p.shape) for p in params]
             getattr(kernels, name)(params, grads, *states, step=step, threads=threads, **extra)

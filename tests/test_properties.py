@@ -62,6 +62,7 @@ def test_updates_give_the_reference_bits_for_any_layout_and_values(data):
     options |= {
         "maximize": data.draw(st.booleans()),
         "grad_scale": data.draw(st.floats(1e-3, 1e3)) * data.draw(st.sampled_from([-1, 1])),
+        "max_value": data.draw(st.none() | st.floats(0, exclude_min=True)),
     }
     step = data.draw(st.integers(1, 10**6))
     twin, twin_states = param.copy(), [s.copy() for s in states]

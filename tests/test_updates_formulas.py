@@ -26,12 +26,13 @@ def nonzero(rng, shape, dtype):
 class PlainAdaBound:
     """Algorithms 2 and 3 of Luo et al. 2019 with the bounds of their code, element by element in float64."""
 
-    def __init__(self, param, lr, betas, final_lr, gamma, eps, weight_decay, amsbound):
+    def __init__(self, param, lr, betas, final_lr, gamma, eps, weight_decay, amsbound, decoupled_weight_decay=False):
         self.x = [float(v) for v in param]
         self.m, self.v, self.top = ([0.0] * len(self.x) for _ in range(3))
         self.base_lr = self.lr = lr
         self.betas, self.final_lr, self.gamma, self.eps = betas, final_lr, gamma, eps
         self.weight_decay, self.amsbound, self.t = weight_decay, amsbound, 0
+        self.decoupled = decoupled_weight_decay
 
     def step(self, grad):
         self.t += 1
@@ -41,7 +42,9 @@ class PlainAdaBound:
         high = final * (1 + 1 / (self.gamma * self.t))
         alpha = self.lr * math.sqrt(1 - b2**self.t) / (1 - b1**self.t)
         for i, own in enumerate(grad):
-            g = float(own) + self.weight_decay * self.x[i]
+            g = float(own) + (0.0 if self.decoupled else self.weight_decay * self.x[i])
+            if self.decoupled:
+                self.x[i] *= 1 - self.lr * self.weight_decay
             self.m[i] = b1 * self.m[i] + (1 - b1) * g
             self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
             self.top[i] = max(self.top[i], self.v[i]) if self.amsbound else self.v[i]
@@ -54,6 +57,10 @@ class PlainAdaBound:
     for values in itertools.product(
         [0.01], [(0.9, 0.999), (0.5, 0.8)], [0.1, 0.005], [1e-3, 0.5], [1e-8, 1e-2], [0.0, 0.1], [False, True]
     )
+] + [{
+    "lr": 0.01, "betas": (0.9, 0.999), "final_lr": 0.05, "gamma": 1e-3, "eps": 1e-8, "weight_decay": weight_decay,
+    "amsbound": amsbound, "decoupled_weight_decay": True,
+} for weight_decay in (0.0, 0.5) for amsbound in (False, True)
 ], ids=lambda o: ",".join(map(str, o.values())))  # fmt: skip
 def test_adabound_is_the_papers(options, dtype, rng):
     ours = [nonzero(rng, 19, dtype)]
@@ -67,6 +74,87 @@ def test_adabound_is_the_papers(options, dtype, rng):
         optimizer.step([g])
         path += 2 * np.abs(np.array(plain.x) - before)
         assert ulps(ours[0], np.array(plain.x), path) <= BOUND
+
+
+# ---- Adam's other conventions
+
+
+class PlainAdam:
+    """In float64: Kingma and Ba 2015 with Optax's eps_root, BERT's missing bias correction, Loshchilov and Hutter's
+    weight decay; eps_hat in the words of keras.optimizers.Adam: alpha = lr sqrt(1 - beta2^t) / (1 - beta1^t),
+    x -= m alpha / (sqrt(v) + eps)."""
+
+    def __init__(self, param, lr, betas, eps, weight_decay, amsgrad, decoupled, eps_root, eps_hat, bias_correction):
+        self.x = param.astype(np.float64)
+        self.m, self.v, self.top = (np.zeros_like(self.x) for _ in range(3))
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.amsgrad, self.decoupled, self.eps_root, self.eps_hat = amsgrad, decoupled, eps_root, eps_hat
+        self.bias_correction, self.t = bias_correction, 0
+
+    def step(self, grad):
+        self.t += 1
+        b1, b2 = self.betas
+        g = grad.astype(np.float64)
+        if self.decoupled:
+            self.x = self.x - self.lr * self.weight_decay * self.x
+        else:
+            g = g + self.weight_decay * self.x
+        self.m += (g - self.m) * (1 - b1)
+        self.v += (g * g - self.v) * (1 - b2)
+        self.top = np.maximum(self.top, self.v) if self.amsgrad else self.v
+        first, second = (1 - b1**self.t, 1 - b2**self.t) if self.bias_correction else (1.0, 1.0)
+        if self.eps_hat:
+            assert self.eps_root == 0
+            alpha = self.lr * math.sqrt(second) / first
+            self.x = self.x - self.m * alpha / (np.sqrt(self.top) + self.eps)
+        else:
+            self.x = self.x - self.lr * (self.m / first) / (np.sqrt(self.top / second + self.eps_root) + self.eps)
+
+
+@pytest.mark.parametrize("options", [
+    dict(zip(
+        ("betas", "eps", "weight_decay", "amsgrad", "eps_root", "eps_hat", "bias_correction"), values, strict=True
+    ))
+    for values in itertools.product(
+        [(0.9, 0.999), (0.5, 0.8)], [1e-7, 1e-2], [0.0, 0.1], [False, True], [0.0, 1e-2], [False, True], [False, True]
+    )
+    if not (values[4] and values[5])
+], ids=lambda o: ",".join(map(str, o.values())))  # fmt: skip
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_is_the_formula_with_each_place_of_epsilon_and_without_bias_correction(name, options, dtype, rng):
+    ours = [nonzero(rng, 19, dtype)]
+    optimizer = getattr(optim, name)(ours, lr=0.01, **options)
+    plain = PlainAdam(ours[0], lr=0.01, decoupled=name == "AdamW", **options)
+    path = np.abs(ours[0]).astype(np.float64)
+    for _ in range(STEPS):
+        g, before = nonzero(rng, 19, dtype), plain.x
+        plain.step(g)
+        optimizer.step([g])
+        path += 2 * np.abs(plain.x - before)
+        assert ulps(ours[0], plain.x, path) <= BOUND
+
+
+def test_adams_two_epsilons_before_and_behind_the_correction_go_together():
+    """sqrt(v / c + eps_root) + eps / sqrt(c), written out for the first step."""
+    p, c = np.zeros(1), 1 - 0.9
+    optim.Adam([p], lr=1.0, betas=(0.5, 0.9), eps=0.25, eps_root=0.5, eps_hat=True).step([np.array([3.0])])
+    assert -p[0] == pytest.approx(3.0 / (math.sqrt(9.0 + 0.5) + 0.25 / math.sqrt(c)), rel=1e-14)
+
+
+@pytest.mark.parametrize("value", ["yes", None, 0.5])
+def test_bias_correction_is_a_flag(value):
+    with pytest.raises(TypeError, match="bias_correction"):
+        optim.Adam([np.zeros(1)], bias_correction=value)
+
+
+def test_adam_with_decoupled_weight_decay_is_adamw_for_good():
+    optimizer = optim.Adam([np.zeros(1)], decoupled_weight_decay=True)
+    assert optimizer.update.name == "adamw"
+    optimizer.param_groups[0]["decoupled_weight_decay"] = False
+    with pytest.raises(ValueError, match="decoupled_weight_decay"):
+        optimizer.step([np.zeros(1)])
+    with pytest.raises(ValueError, match="decoupled_weight_decay: is one for all"):
+        optim.Adam([{"params": [np.zeros(1)]}, {"params": [np.zeros(1)], "decoupled_weight_decay": True}])
 
 
 def test_adabounds_final_lr_belongs_to_the_first_lr_also_when_resumed(rng):

@@ -34,8 +34,28 @@ def signum(lr, momentum, weight_decay):
     )
 
 
-def rmsprop(lr, alpha, eps, momentum, centered, eps_inside):
-    return optax.rmsprop(lr, alpha, eps, eps_in_sqrt=eps_inside, centered=centered, momentum=momentum or None)
+def rmsprop(lr, alpha, eps, momentum, centered, eps_inside, initial_square_avg=0.0):
+    return optax.rmsprop(
+        lr, alpha, eps, initial_square_avg, eps_in_sqrt=eps_inside, centered=centered, momentum=momentum or None
+    )
+
+
+def adam(lr, betas, eps, eps_root):
+    return optax.adam(lr, *betas, eps, eps_root)
+
+
+def adamw(lr, betas, eps, eps_root, weight_decay):
+    return optax.adamw(lr, *betas, eps, eps_root, weight_decay=weight_decay)
+
+
+def nadam(lr, betas, eps, eps_root, momentum_decay):
+    assert 0.96**momentum_decay == 0  # a constant momentum, as there
+    return optax.nadam(lr, *betas, eps, eps_root)
+
+
+def radam(lr, betas, eps, eps_root):
+    assert eps == 0  # behind the bias correction there
+    return optax.radam(lr, *betas, eps, eps_root)
 
 
 def adagrad(lr, eps, initial_accumulator_value, eps_inside):
@@ -43,6 +63,7 @@ def adagrad(lr, eps, initial_accumulator_value, eps_inside):
     return optax.adagrad(lr, initial_accumulator_value, eps)
 
 
+BETAS, EPS_ROOTS = [(0.9, 0.999), (0.5, 0.8)], [0.0, 1e-6, 0.1]
 CASES = [
     *[("Lion", lion, o) for o in grid(lr=[0.01], betas=[(0.9, 0.99), (0.5, 0.8)], weight_decay=[0.0, 0.1])],
     *[("Signum", signum, o) for o in grid(lr=[0.01], momentum=[0.9, 0.5, 0.0], weight_decay=[0.0, 0.1])],
@@ -53,6 +74,23 @@ CASES = [
             eps_inside=[False, True],
         )
         if o["eps"] == 1e-2 or not o["centered"]  # Optax divides by zero where all gradients were one
+    ],
+    *[
+        ("RMSprop", rmsprop, o)
+        for o in grid(
+            lr=[0.01], alpha=[0.9], eps=[1e-8], momentum=[0.0, 0.9], centered=[False, True], eps_inside=[False, True],
+            initial_square_avg=[1.0, 0.25],
+        )
+    ],
+    *[("Adam", adam, o) for o in grid(lr=[0.01], betas=BETAS, eps=[1e-8, 1e-2], eps_root=EPS_ROOTS)],
+    *[("AdamW", adamw, o) for o in grid(lr=[0.01], betas=BETAS, eps=[1e-8], eps_root=EPS_ROOTS, weight_decay=[0.1])],
+    *[
+        ("NAdam", nadam, o)
+        for o in grid(lr=[0.01], betas=BETAS, eps=[1e-8, 1e-2], eps_root=EPS_ROOTS, momentum_decay=[1e6])
+    ],
+    *[  # with beta2 = 0.999 Optax loses the first digits of the rectification, in a difference of two large numbers
+        ("RAdam", radam, o)
+        for o in grid(lr=[0.01], betas=[(0.9, 0.95), (0.5, 0.8)], eps=[0.0], eps_root=EPS_ROOTS)
     ],
     *[
         ("Adagrad", adagrad, o)

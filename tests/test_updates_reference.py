@@ -38,14 +38,18 @@ OTHER_VALUES = {
     "t0": 3.0,
     "final_lr": 0.02,
     "gamma": 0.2,
+    "eps_root": 1e-2,
+    "eps_hat": True,
+    "uncorrected": True,
     "maximize": True,
     "grad_scale": -1 / 3,
+    "max_value": 0.7,
 }
 
 
 def option_grid(rule):
     """All pairs of options away from their defaults, and all of them at once."""
-    names = [*kernels.UPDATES[rule].hyperparameters, "maximize", "grad_scale"]
+    names = [*kernels.UPDATES[rule].hyperparameters, "maximize", "grad_scale", "max_value"]
     unknown = [name for name in names if name not in OTHER_VALUES]
     assert not unknown, f"name other values for {unknown}"
     chosen = [(), *itertools.combinations(names, 1), *itertools.combinations(names, 2), names]
@@ -274,6 +278,25 @@ CLASSES = [  # class, options, rule, the rule's hyperparameters
     ("Adam", {"amsgrad": True, "weight_decay": 0.03}, "adam_amsgrad", {"weight_decay": 0.03}),
     ("AdamW", {"betas": (0.8, 0.95), "maximize": True}, "adamw", {"beta1": 0.8, "beta2": 0.95, "maximize": True}),
     ("AdamW", {"amsgrad": True, "weight_decay": 0.3}, "adamw_amsgrad", {"weight_decay": 0.3}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": True}, "sgd", ...),
+    ("SGD", {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3, "decoupled_weight_decay": True}, "sgd_momentum", ...),
+    ("Adagrad", {"lr_decay": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": True}, "adagrad", ...),
+    ("RMSprop", {"weight_decay": 0.3, "decoupled_weight_decay": True}, "rmsprop", ...),
+    ("RMSprop", {"momentum": 0.7, "weight_decay": 0.3, "decoupled_weight_decay": True}, "rmsprop_momentum", ...),
+    ("Adadelta", {"weight_decay": 0.03, "decoupled_weight_decay": True}, "adadelta", ...),
+    ("Adamax", {"weight_decay": 0.3, "decoupled_weight_decay": True}, "adamax", ...),
+    ("AdaBound", {"weight_decay": 0.3, "decoupled_weight_decay": True}, "adabound", ...),
+    ("Adam", {"weight_decay": 0.3, "decoupled_weight_decay": True}, "adamw", {"weight_decay": 0.3}),
+    (
+        "Adam",
+        {"amsgrad": True, "decoupled_weight_decay": True, "eps_root": 1e-3},
+        "adamw_amsgrad",
+        {"weight_decay": 0.0, "eps_root": 1e-3},
+    ),
+    ("Adam", {"eps": 1e-3, "eps_hat": True}, "adam", ...),
+    ("AdamW", {"bias_correction": False, "eps_root": 1e-3}, "adamw", {"uncorrected": True, "eps_root": 1e-3}),
+    ("NAdam", {"eps_root": 1e-3}, "nadam", ...),
+    ("RAdam", {"eps_root": 1e-3}, "radam", ...),
     *[
         (name, {}, rule, {})
         for name, rule in [("SGD", "sgd"), ("Adagrad", "adagrad"), ("RMSprop", "rmsprop"), ("Adam", "adam")]
@@ -319,12 +342,13 @@ class Twin:
         self.states = [[np.zeros_like(p) for _ in kernels.UPDATES[rule].states] for p in self.params]
         self.steps = [0] * len(params)
 
-    def step(self, grads, grad_scale=1.0):
+    def step(self, grads, grad_scale=1.0, max_value=None):
         for i, (p, g, states) in enumerate(zip(self.params, grads, self.states, strict=True)):
             if g is None:
                 continue
             self.steps[i] += 1
-            self.update(p, g.copy(), *states, step=self.steps[i], grad_scale=grad_scale, **self.hyper_of[i])
+            scaling = {"grad_scale": grad_scale, "max_value": max_value}
+            self.update(p, g.copy(), *states, step=self.steps[i], **scaling, **self.hyper_of[i])
 
     def check(self, params, optimizer, what=""):
         found = optimizer.state_dict()["state"]
@@ -442,6 +466,71 @@ def test_max_norm_scales_gradients_that_are_too_long_and_no_others(name, options
             twin.check(params, optimizer, f"norm {length}, grad_scale {scale}")
 
 
+@every_class
+def test_max_value_clips_elements_after_grad_scale_and_norm_and_may_be_assigned(name, options, rule, hyper, rng):
+    params = mixed_params(rng)
+    both = twins(rule, params, [hyper] * len(params))
+    optimizer = getattr(optim, name)(params, **options, max_norm=3.0, max_value=0.2)
+    for max_value in (0.2, 0.2, None, 1e-3, np.float32(0.5)):
+        optimizer.max_value = max_value
+        grads = [np.asarray(make(rng, p.shape, p.dtype) * p.dtype.type(16.0)) for p in params]
+        norm = optimizer.step(grads, grad_scale=16.0).grad_norm
+        assert norm > 3.0
+        for twin in both:
+            twin.step(grads, 16.0 * (norm / 3.0), max_value)
+            twin.check(params, optimizer, f"max_value {max_value}")
+
+
+@pytest.mark.parametrize("functions", [kernels, reference])
+def test_max_value_leaves_nan_and_clips_infinities(functions, dtype):
+    g = np.array([np.nan, np.inf, -np.inf, 0.5, -0.5, 3.0, -3.0, 0.0], dtype)
+    p = np.zeros(8, dtype)
+    functions.sgd(p, g, step=1, lr=1.0, grad_scale=0.5, max_value=2.0)
+    np.testing.assert_array_equal(p, np.array([np.nan, -2, 2, -1, 1, -2, 2, 0], dtype))
+
+
+@pytest.mark.parametrize("max_value", [5e-324, 1e-310, 1e-40, 1e-30, 1e30, 1e300, np.inf])
+def test_max_value_may_be_of_any_size(max_value, dtype, rng):
+    """Where the type has no normal number for it, the gradient becomes zero, and a state that keeps it too."""
+    params = [make(rng, 40, dtype)]
+    options = {"max_value": max_value}
+    compare("sgd_momentum", params, zeros("sgd_momentum", params), lambda step: [make(rng, 40, dtype)], options, 3)
+    buffer = np.ones(3, dtype)
+    kernels.sgd_momentum(np.ones(3, dtype), np.array([1, -1, 0], dtype), buffer, step=1, **options)
+    normal = max_value >= float(np.finfo(dtype).tiny)
+    np.testing.assert_array_equal(buffer, np.array([1, -1, 0]) * dtype.type(min(max_value, 1.0) if normal else 0.0))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_a_max_value_that_is_assigned_is_checked_by_the_step(value):
+    p = np.ones(3)
+    optimizer = optim.SGD([p])
+    for bad, error in ((value, ValueError), ("x", TypeError)):
+        optimizer.max_value = bad
+        with pytest.raises(error, match="max_value"):
+            optimizer.step([np.ones(3)])
+    assert (p == 1).all()
+    assert optimizer.state_dict()["state"][0]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("RMSprop", {}), ("RMSprop", {"momentum": 0.9}), ("RMSprop", {"centered": True, "momentum": 0.9})],
+)
+def test_rmsprop_starts_with_its_initial_square_avg(name, options, dtype, rng):
+    params = [make(rng, 9, dtype)]
+    optimizer = optim.RMSprop(params, **options, initial_square_avg=0.3)
+    rule = optimizer.update.name
+    (twin,) = [Twin(reference, rule, params, [{k: v for k, v in options.items() if k == "momentum"}])]
+    assert kernels.UPDATES[rule].states[0] == "square_avg"
+    twin.states[0][0][...] = 0.3
+    for _ in range(5):
+        grads = [make(rng, 9, dtype)]
+        optimizer.step(grads)
+        twin.step(grads)
+        twin.check(params, optimizer)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @every_class
 def test_a_norm_that_is_not_finite_changes_nothing_then_all_goes_on(name, options, rule, hyper, bad, rng):
@@ -477,7 +566,8 @@ def test_state_dict_resumes_to_the_bit(name, options, rule, hyper, rng):
         optimizer.step([grads[0], None if step < 2 else grads[1], *grads[2:]])
     optimizer.param_groups[1].update(known(rule, {"lr": 0.015, "weight_decay": 0.011}))
     saved, resumed_params = copy.deepcopy(optimizer.state_dict()), copies(params)
-    structure = {k: v for k, v in options.items() if k in ("amsgrad", "amsbound", "centered", "momentum")}
+    chosen = {"amsgrad", "amsbound", "centered", "momentum"} | ({"decoupled_weight_decay"} if name == "Adam" else set())
+    structure = {k: v for k, v in options.items() if k in chosen}
     resumed = getattr(optim, name)([{"params": g["params"]} for g in groups(resumed_params)], **structure)
     resumed.load_state_dict(saved)
     for own, other in zip(optimizer.param_groups, resumed.param_groups, strict=True):

@@ -61,6 +61,10 @@ CASES = [
         )
     ],
     *[
+        ("Adam", o)
+        for o in grid(lr=[0.01], weight_decay=[0.0, 0.1], amsgrad=[False, True], decoupled_weight_decay=[True])
+    ],
+    *[
         ("Adadelta", o)
         for o in grid(lr=[1.0, 0.1], rho=[0.9, 0.5], eps=[1e-6, 1e-2], weight_decay=[0.0, 0.1], maximize=[False, True])
     ],
@@ -122,8 +126,9 @@ def nonzero(rng, shape, dtype):
     return (a + np.copysign(0.1, a)).astype(dtype)
 
 
-def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS):
-    """Both optimizers on the same gradients; the largest distance of all elements and steps, in the module's units."""
+def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS, before_step=lambda params: None):
+    """Both optimizers on the same gradients; the largest distance of all elements and steps, in the module's units.
+    before_step: what torch's side does to its parameters and gradients before each step."""
     ours = [nonzero(rng, shape, dtype) for shape in shapes]
     theirs = [torch.tensor(p, requires_grad=True) for p in ours]
     optimizer, twin = make_ours(ours), make_theirs(theirs)
@@ -134,6 +139,7 @@ def follow(make_ours, make_theirs, shapes, dtype, rng, steps=STEPS):
         before = [p.detach().numpy().copy() for p in theirs]
         for p, g in zip(theirs, grads, strict=True):
             p.grad = torch.from_numpy(g.copy())
+        before_step(theirs)
         twin.step()
         optimizer.step(grads)
         for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
@@ -155,6 +161,54 @@ def test_options(name, options, dtype, rng):
         SHAPES,
         dtype,
         rng,
+    )
+    assert worst <= BOUND
+
+
+@pytest.mark.parametrize("options", [
+    ("SGD", {"lr": 0.05}), ("SGD", {"lr": 0.05, "momentum": 0.9}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}), ("Adagrad", {"lr": 0.1, "lr_decay": 0.1}),
+    *[("RMSprop", o) for o in grid(lr=[0.01], momentum=[0.0, 0.9], centered=[False, True])],
+    ("Adadelta", {"lr": 0.3}), ("Adamax", {"lr": 0.01}),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1, 1.5])
+def test_decoupled_weight_decay_is_a_shrunken_parameter_before_the_step(options, weight_decay, dtype, rng):
+    """As torch.optim.AdamW does it."""
+    name, options = options
+
+    def shrink(params):
+        with torch.no_grad():
+            for p in params:
+                p.mul_(1 - options["lr"] * weight_decay)
+
+    worst = follow(
+        lambda params: getattr(optim, name)(params, **options, weight_decay=weight_decay, decoupled_weight_decay=True),
+        lambda params: getattr(torch.optim, name)(params, foreach=False, **options),
+        SHAPES,
+        dtype,
+        rng,
+        before_step=shrink,
+    )
+    assert worst <= BOUND
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("SGD", {"momentum": 0.9, "nesterov": True}), ("SGD", {}), ("Adagrad", {}), ("RMSprop", {}), ("Adam", {}),
+    ("RMSprop", {"centered": True, "momentum": 0.9, "eps": 1e-2}), ("AdamW", {"amsgrad": True}), ("Adadelta", {}),
+    ("Adamax", {}), ("NAdam", {}), ("RAdam", {}), ("Rprop", {}), ("ASGD", {}),
+])  # fmt: skip
+@pytest.mark.parametrize("max_value", [0.15, 0.9])
+def test_max_value_is_clip_grad_value(name, options, max_value, dtype, rng):
+    """Before the weight decay, which is not clipped."""
+    if name != "Rprop":
+        options = {**options, "weight_decay": 0.5}
+    worst = follow(
+        lambda params: getattr(optim, name)(params, lr=0.01, max_value=max_value, **options),
+        lambda params: getattr(torch.optim, name)(params, lr=0.01, foreach=False, **options),
+        SHAPES,
+        dtype,
+        rng,
+        before_step=lambda params: torch.nn.utils.clip_grad_value_(params, max_value),
     )
     assert worst <= BOUND
 
@@ -209,6 +263,24 @@ def test_clipping_matches_clip_grad_norm(rng):
     assert info.grad_norm == pytest.approx(float(norm), rel=1e-14)
     for p, q in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(p, q.detach().numpy(), rtol=0, atol=2e-7)
+
+
+def test_max_value_comes_after_the_norm_as_the_two_functions_of_torch_in_this_order(rng):
+    ours = [nonzero(rng, shape, np.float64) for shape in SHAPES]
+    theirs = [torch.tensor(p, requires_grad=True) for p in ours]
+    optimizer = optim.SGD(ours, lr=0.1, momentum=0.9, max_norm=2.0, max_value=0.3)
+    twin = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, foreach=False)
+    for _ in range(STEPS):
+        grads = [nonzero(rng, shape, np.float64) for shape in SHAPES]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        assert float(torch.nn.utils.clip_grad_norm_(theirs, 2.0)) > 2.0
+        assert max(float(p.grad.abs().max()) for p in theirs) > 0.3
+        torch.nn.utils.clip_grad_value_(theirs, 0.3)
+        twin.step()
+        optimizer.step(grads)
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p, q.detach().numpy(), rtol=0, atol=1e-6 * 0.3 * STEPS)
 
 
 @pytest.mark.parametrize(("name", "options"), [

@@ -117,6 +117,8 @@ PAIRS = {  # options that the classes take as one
     "etas": ("eta_minus", "eta_plus"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
+# What torch lacks, or what the classes spell otherwise.
+OTHERS_LACK = ("eps_inside", "eps_root", "eps_hat", "uncorrected", "decoupled_weight_decay")
 
 
 def class_options(problem: Problem) -> tuple[str, dict[str, object]] | None:
@@ -130,5 +132,6 @@ def class_options(problem: Problem) -> tuple[str, dict[str, object]] | None:
             options[pair] = (options.pop(first), options.pop(second))
     if "nesterov" in options:
         options["nesterov"] = bool(options["nesterov"])
-    options.pop("eps_inside", None)  # off by default, and nothing that torch has
+    for option in OTHERS_LACK:  # off by default
+        options.pop(option, None)
     return name, options

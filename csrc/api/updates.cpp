@@ -17,6 +17,7 @@ namespace {
 struct CommonHyper {
   std::int64_t step;
   double grad_scale;
+  double max_value;
   std::int32_t maximize;
 };
 
@@ -25,7 +26,7 @@ struct Range {
   const char* name;
   double below;
 };
-constexpr Range kRanges[] = {{"beta1", 1.0}, {"beta2", 1.0}, {"eps", HUGE_VAL}};
+constexpr Range kRanges[] = {{"beta1", 1.0}, {"beta2", 1.0}, {"eps", HUGE_VAL}, {"eps_root", HUGE_VAL}};
 
 onepass_status check_hyper(const onepass_update_info& info, const void* hyper, std::size_t group) {
   CommonHyper common;
@@ -36,6 +37,10 @@ onepass_status check_hyper(const onepass_update_info& info, const void* hyper, s
   if (!std::isfinite(common.grad_scale) || common.grad_scale == 0.0)
     return fail(ONEPASS_INVALID_VALUE, "grad_scale: expected a finite number other than 0, got %g (group %zu)",
                 common.grad_scale, group);
+  if (!(common.max_value > 0.0))
+    return fail(ONEPASS_INVALID_VALUE,
+                "max_value: expected a number above 0 (infinity: no clipping), got %g (group %zu)", common.max_value,
+                group);
   for (std::size_t i = 0; i < info.field_count; ++i) {
     const onepass_field& field = info.fields[i];
     double value = 0.0;

@@ -95,7 +95,7 @@ class Plan {
 
   // groups: a tuple (maximize, *hyperparameters in the registry's order) for each parameter group. A list that is the
   // last step's object is not read again.
-  void step(const py::list& grads, const py::list& groups, double grad_scale, int threads) {
+  void step(const py::list& grads, const py::list& groups, double grad_scale, py::handle max_value, int threads) {
     if (grads.size() != grads_.size())
       throw py::value_error("grads: expected " + std::to_string(grads_.size()) + " (one for each parameter), got " +
                             std::to_string(grads.size()));
@@ -104,7 +104,7 @@ class Plan {
       read_groups(groups);
       groups_ = groups;
     }
-    select_rows(groups.size(), grad_scale);
+    select_rows(groups.size(), grad_scale, real("max_value", max_value));
     call([&] { return info_->run(plan_.get(), rows_.data(), row_count_, threads); });
     for (std::size_t i = 0; i < grads_.size(); ++i) steps_[i] += !grads_[i].object.is_none();
   }
@@ -150,6 +150,7 @@ class Plan {
   struct Common {  // what every hyperparameter struct begins with
     std::int64_t step;
     double grad_scale;
+    double max_value;
     std::int32_t maximize;
   };
 
@@ -178,7 +179,7 @@ class Plan {
       char* hyper = hyper_.data() + g * info_->hyper_size;
       const auto values = py::cast<py::tuple>(groups[g]);
       if (values.size() != 1 + info_->field_count) throw py::value_error("groups: wrong number of hyperparameters");
-      const Common common = {0, 1.0, flag("maximize", values[0])};
+      const Common common = {0, 1.0, 1.0, flag("maximize", values[0])};
       std::memcpy(hyper, &common, offsetof(Common, maximize) + sizeof(common.maximize));
       for (std::size_t i = 0; i < info_->field_count; ++i) {
         const onepass_field& field = info_->fields[i];
@@ -194,7 +195,7 @@ class Plan {
   }
 
   // One row of hyperparameters for each pair of group and step count that occurs: nearly always one a group.
-  void select_rows(std::size_t group_count, double grad_scale) {
+  void select_rows(std::size_t group_count, double grad_scale, double max_value) {
     std::vector<std::pair<int, std::int64_t>>& keys = keys_;
     keys.clear();
     for (std::size_t i = 0; i < grads_.size(); ++i) {
@@ -219,6 +220,7 @@ class Plan {
       std::memcpy(to, hyper_.data() + static_cast<std::size_t>(keys[row].first) * info_->hyper_size, info_->hyper_size);
       std::memcpy(to + offsetof(Common, step), &keys[row].second, sizeof(std::int64_t));
       std::memcpy(to + offsetof(Common, grad_scale), &grad_scale, sizeof(double));
+      std::memcpy(to + offsetof(Common, max_value), &max_value, sizeof(double));
     }
   }
 
@@ -231,7 +233,7 @@ class Plan {
   std::vector<int> group_of_;        // of each parameter
   std::vector<std::int64_t> steps_;  // made so far
   std::vector<Seen> grads_;
-  std::vector<char> hyper_;  // (groups) structs without step and grad_scale
+  std::vector<char> hyper_;  // (groups) structs without step, grad_scale and max_value
   std::vector<std::pair<int, std::int64_t>> keys_;
   std::vector<char> rows_;   // (row_count_) structs as the step takes them
   std::vector<int> row_of_;  // of each parameter
@@ -267,7 +269,8 @@ void register_updates(py::module_& m) {
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),
            py::arg("update"), py::arg("params"), py::arg("states"), py::arg("group_of"), py::arg("beside") = py::dict())
-      .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("threads"))
+      .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("max_value"),
+           py::arg("threads"))
       .def("set_storage", &Plan::set_storage, py::arg("stochastic"), py::arg("seed"), py::arg("bits"))
       .def("set_average", &Plan::set_average, py::arg("i"), py::arg("weight"), py::arg("write_back"))
       .def("sums", &Plan::sums)

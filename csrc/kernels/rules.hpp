@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/scalar.hpp"
 #include "onepass/onepass.h"
@@ -30,15 +31,27 @@ inline T clamp(T x, T low, T high) {
   return x > high ? high : x;
 }
 
-// g / grad_scale (+ weight_decay * p)
+// g / grad_scale, clipped to [-max_value, max_value], and weight decay: coupled, a part of the gradient; or decoupled
+// (Loshchilov and Hutter 2019), where the rule keeps only so much of p.
 template <typename T>
 struct Gradient {
-  T scale, decay;
+  T scale, limit, decay, keep;
   template <typename Hyper>
-  Gradient(const Hyper& h, double weight_decay)
-      : scale(static_cast<T>((h.maximize ? -1.0 : 1.0) / h.grad_scale)), decay(static_cast<T>(weight_decay)) {}
+  Gradient(const Hyper& h, bool decoupled)
+      : scale(static_cast<T>((h.maximize ? -1.0 : 1.0) / h.grad_scale)),
+        limit(static_cast<T>(h.max_value)),
+        decay(T(0)),
+        keep(T(1)) {
+    if (limit < std::numeric_limits<T>::min()) limit = T(0);  // nothing subnormal is ever stored
+    if constexpr (requires { h.weight_decay; }) {
+      if (decoupled)
+        keep = static_cast<T>(1.0 - h.lr * h.weight_decay);
+      else
+        decay = static_cast<T>(h.weight_decay);
+    }
+  }
   T operator()(T g, T p) const {
-    g = g * scale;
+    g = clamp(g * scale, -limit, limit);
     return decay != T(0) ? g + decay * p : g;
   }
 };
@@ -57,8 +70,8 @@ struct sgd {
   static constexpr int states = 0;
   Gradient<T> gradient;
   T lr;
-  explicit sgd(const onepass_sgd_hyper& h) : gradient(h, h.weight_decay), lr(static_cast<T>(h.lr)) {}
-  void operator()(T& p, T g) const { p = p - lr * gradient(g, p); }
+  explicit sgd(const onepass_sgd_hyper& h) : gradient(h, h.decoupled_weight_decay != 0), lr(static_cast<T>(h.lr)) {}
+  void operator()(T& p, T g) const { p = p * gradient.keep - lr * gradient(g, p); }
 };
 
 // Polyak 1964; Nesterov's form as in Sutskever et al. 2013. The first step starts the buffer with the gradient itself.
@@ -69,7 +82,7 @@ struct sgd_momentum {
   T lr, momentum, fresh;
   bool first, nesterov;
   explicit sgd_momentum(const onepass_sgd_momentum_hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         lr(static_cast<T>(h.lr)),
         momentum(static_cast<T>(h.momentum)),
         fresh(static_cast<T>(1.0 - h.dampening)),
@@ -79,7 +92,7 @@ struct sgd_momentum {
     g = gradient(g, p);
     const T b = first ? g : momentum * buffer + fresh * g;
     buffer = b;
-    p = p - lr * (nesterov ? g + momentum * b : b);
+    p = p * gradient.keep - lr * (nesterov ? g + momentum * b : b);
   }
 };
 
@@ -91,13 +104,13 @@ struct adagrad {
   Denominator<T> denominator;
   T lr;
   explicit adagrad(const onepass_adagrad_hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         denominator(h.eps, h.eps_inside != 0),
         lr(static_cast<T>(h.lr / (1.0 + static_cast<double>(h.step - 1) * h.lr_decay))) {}
   void operator()(T& p, T g, T& sum) const {
     g = gradient(g, p);
     sum = sum + g * g;
-    p = p - lr * g / denominator(sum);
+    p = p * gradient.keep - lr * g / denominator(sum);
   }
 };
 
@@ -111,7 +124,7 @@ struct RMSprop {
   T lr, alpha, fresh, momentum;
   template <typename Hyper>
   explicit RMSprop(const Hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         denominator(h.eps, h.eps_inside != 0),
         lr(static_cast<T>(h.lr)),
         alpha(static_cast<T>(h.alpha)),
@@ -122,9 +135,9 @@ struct RMSprop {
   void move(T& p, T direction, T* buffer) const {
     if constexpr (with_momentum) {
       *buffer = momentum * *buffer + direction;
-      p = p - lr * *buffer;
+      p = p * gradient.keep - lr * *buffer;
     } else {
-      p = p - lr * direction;
+      p = p * gradient.keep - lr * direction;
     }
   }
   T mean_square(T g, T& square) const { return square = alpha * square + fresh * (g * g); }
@@ -164,22 +177,24 @@ template <typename T, bool decoupled, bool amsgrad>
 struct Adam {
   static constexpr int states = 2 + amsgrad;
   Gradient<T> gradient;
-  T keep, step_size, beta1, fresh1, beta2, fresh2, unbias, eps;
+  T step_size, beta1, fresh1, beta2, fresh2, unbias, inside, eps;
   template <typename Hyper>
   explicit Adam(const Hyper& h)
-      : gradient(h, decoupled ? 0.0 : h.weight_decay),
-        keep(static_cast<T>(1.0 - h.lr * h.weight_decay)),
-        step_size(static_cast<T>(h.lr / (1.0 - power(h.beta1, h.step)))),
+      : gradient(h, decoupled),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
         beta2(static_cast<T>(h.beta2)),
-        fresh2(static_cast<T>(1.0 - h.beta2)),
-        unbias(static_cast<T>(1.0 / root(1.0 - power(h.beta2, h.step)))),
-        eps(static_cast<T>(h.eps)) {}
-  void move(T& p, T m, T v) const {
-    if constexpr (decoupled) p = p * keep;
-    p = p - step_size * m / (root(v) * unbias + eps);
+        fresh2(static_cast<T>(1.0 - h.beta2)) {
+    const double correction1 = h.uncorrected ? 1.0 : 1.0 - power(h.beta1, h.step);
+    const double correction2 = h.uncorrected ? 1.0 : 1.0 - power(h.beta2, h.step);
+    const double factor = 1.0 / root(correction2);
+    step_size = static_cast<T>(h.lr / correction1);
+    unbias = static_cast<T>(factor);
+    inside = static_cast<T>(h.eps_root * correction2);
+    eps = static_cast<T>(h.eps_hat ? h.eps * factor : h.eps);
   }
+  // m / correction1 / (sqrt(v / correction2 + eps_root) + eps); eps_hat is divided by sqrt(correction2) too
+  void move(T& p, T m, T v) const { p = p * gradient.keep - step_size * m / (root(v + inside) * unbias + eps); }
   void operator()(T& p, T g, T& m, T& v) const {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
@@ -210,7 +225,7 @@ struct adadelta {
   Gradient<T> gradient;
   T lr, rho, fresh, eps;
   explicit adadelta(const onepass_adadelta_hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         lr(static_cast<T>(h.lr)),
         rho(static_cast<T>(h.rho)),
         fresh(static_cast<T>(1.0 - h.rho)),
@@ -220,7 +235,7 @@ struct adadelta {
     square = rho * square + fresh * (g * g);
     const T delta = root(moved + eps) / root(square + eps) * g;
     moved = rho * moved + fresh * (delta * delta);
-    p = p - lr * delta;
+    p = p * gradient.keep - lr * delta;
   }
 };
 
@@ -231,7 +246,7 @@ struct adamax {
   Gradient<T> gradient;
   T step_size, beta1, fresh1, beta2, eps;
   explicit adamax(const onepass_adamax_hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         step_size(static_cast<T>(h.lr / (1.0 - power(h.beta1, h.step)))),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
@@ -242,7 +257,7 @@ struct adamax {
     m = beta1 * m + fresh1 * g;
     const T faded = beta2 * largest, own = magnitude(g) + eps;
     largest = faded > own ? faded : own;
-    p = p - step_size * m / largest;
+    p = p * gradient.keep - step_size * m / largest;
   }
 };
 
@@ -254,20 +269,20 @@ struct nadam {
   static constexpr int states = 2;
   static constexpr double kNegligible = 0x1p-60;
   Gradient<T> gradient;
-  T keep, beta1, fresh1, beta2, fresh2, unbias, eps, weight_g, weight_m;
+  T beta1, fresh1, beta2, fresh2, unbias, inside, eps, weight_g, weight_m;
   std::int64_t factors;                   // mu(1) ... mu(factors)
   double product, limit, momentum_decay;  // of those; limit: beta1 in double
   double mu(std::int64_t t) const {
     return limit * (1.0 - 0.5 * real_power(0.96, static_cast<double>(t) * momentum_decay));
   }
   nadam(const onepass_nadam_hyper& h, const nadam* previous)
-      : gradient(h, h.decoupled_weight_decay ? 0.0 : h.weight_decay),
-        keep(static_cast<T>(h.decoupled_weight_decay ? 1.0 - h.lr * h.weight_decay : 1.0)),
+      : gradient(h, h.decoupled_weight_decay != 0),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
         beta2(static_cast<T>(h.beta2)),
         fresh2(static_cast<T>(1.0 - h.beta2)),
         unbias(static_cast<T>(1.0 / root(1.0 - power(h.beta2, h.step)))),
+        inside(static_cast<T>(h.eps_root * (1.0 - power(h.beta2, h.step)))),
         eps(static_cast<T>(h.eps)),
         factors(0),
         product(1.0),
@@ -293,7 +308,7 @@ struct nadam {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    p = p * keep - (weight_g * g + weight_m * m) / (root(v) * unbias + eps);
+    p = p * gradient.keep - (weight_g * g + weight_m * m) / (root(v + inside) * unbias + eps);
   }
 };
 
@@ -303,11 +318,10 @@ template <typename T>
 struct radam {
   static constexpr int states = 2;
   Gradient<T> gradient;
-  T keep, step_size, beta1, fresh1, beta2, fresh2, eps;
+  T step_size, beta1, fresh1, beta2, fresh2, inside, eps;
   bool rectified;
   explicit radam(const onepass_radam_hyper& h)
-      : gradient(h, h.decoupled_weight_decay ? 0.0 : h.weight_decay),
-        keep(static_cast<T>(h.decoupled_weight_decay ? 1.0 - h.lr * h.weight_decay : 1.0)),
+      : gradient(h, h.decoupled_weight_decay != 0),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
         beta2(static_cast<T>(h.beta2)),
@@ -323,12 +337,13 @@ struct radam {
       size = size * root(correction) * root(ratio);
     }
     step_size = static_cast<T>(size);
+    inside = static_cast<T>(h.eps_root * correction);
   }
   void operator()(T& p, T g, T& m, T& v) const {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    p = p * keep - step_size * m / (rectified ? root(v) + eps : T(1));
+    p = p * gradient.keep - step_size * m / (rectified ? root(v + inside) + eps : T(1));
   }
 };
 
@@ -341,7 +356,7 @@ struct rprop {
   T lr, eta_minus, eta_plus, smallest, largest;
   bool first;
   explicit rprop(const onepass_rprop_hyper& h)
-      : gradient(h, 0.0),
+      : gradient(h, false),
         lr(static_cast<T>(h.lr)),
         eta_minus(static_cast<T>(h.eta_minus)),
         eta_plus(static_cast<T>(h.eta_plus)),
@@ -367,7 +382,7 @@ struct asgd {
   Gradient<T> gradient;
   T keep, eta, mu;
   bool averaging;
-  explicit asgd(const onepass_asgd_hyper& h) : gradient(h, h.weight_decay) {
+  explicit asgd(const onepass_asgd_hyper& h) : gradient(h, false) {
     const auto before = static_cast<double>(h.step - 1);
     const double rate = h.lr / real_power(1.0 + h.lambd * h.lr * before, h.alpha);
     const double late = before - h.t0;
@@ -387,10 +402,9 @@ template <typename T>
 struct lion {
   static constexpr int states = 1;
   Gradient<T> gradient;
-  T keep, lr, beta1, fresh1, beta2, fresh2;
+  T lr, beta1, fresh1, beta2, fresh2;
   explicit lion(const onepass_lion_hyper& h)
-      : gradient(h, 0.0),
-        keep(static_cast<T>(1.0 - h.lr * h.weight_decay)),
+      : gradient(h, true),
         lr(static_cast<T>(h.lr)),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
@@ -398,7 +412,7 @@ struct lion {
         fresh2(static_cast<T>(1.0 - h.beta2)) {}
   void operator()(T& p, T g, T& m) const {
     g = gradient(g, p);
-    p = p * keep - lr * sign(beta1 * m + fresh1 * g);
+    p = p * gradient.keep - lr * sign(beta1 * m + fresh1 * g);
     m = beta2 * m + fresh2 * g;
   }
 };
@@ -408,16 +422,15 @@ template <typename T>
 struct signum {
   static constexpr int states = 1;
   Gradient<T> gradient;
-  T keep, lr, momentum, fresh;
+  T lr, momentum, fresh;
   explicit signum(const onepass_signum_hyper& h)
-      : gradient(h, 0.0),
-        keep(static_cast<T>(1.0 - h.lr * h.weight_decay)),
+      : gradient(h, true),
         lr(static_cast<T>(h.lr)),
         momentum(static_cast<T>(h.momentum)),
         fresh(static_cast<T>(1.0 - h.momentum)) {}
   void operator()(T& p, T g, T& m) const {
     m = momentum * m + fresh * gradient(g, p);
-    p = p * keep - lr * sign(m);
+    p = p * gradient.keep - lr * sign(m);
   }
 };
 
@@ -429,7 +442,7 @@ struct AdaBound {
   T step_size, lower, upper, beta1, fresh1, beta2, fresh2, eps;
   template <typename Hyper>
   explicit AdaBound(const Hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, h.decoupled_weight_decay != 0),
         step_size(static_cast<T>(h.lr * root(1.0 - power(h.beta2, h.step)) / (1.0 - power(h.beta1, h.step)))),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),
@@ -440,7 +453,7 @@ struct AdaBound {
     lower = static_cast<T>(h.final_lr * (1.0 - 1.0 / (age + 1.0)));
     upper = static_cast<T>(h.final_lr * (1.0 + 1.0 / age));
   }
-  void move(T& p, T m, T v) const { p = p - clamp(step_size / (root(v) + eps), lower, upper) * m; }
+  void move(T& p, T m, T v) const { p = p * gradient.keep - clamp(step_size / (root(v) + eps), lower, upper) * m; }
   void operator()(T& p, T g, T& m, T& v) const {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;

@@ -8,7 +8,7 @@
 
 namespace onepass {
 
-inline constexpr int kRuleBytes = 128;  // room for any rule, prepared for one step
+inline constexpr int kRuleBytes = 192;  // room for any rule, prepared for one step
 inline constexpr int kRuleAlignment = 16;
 
 inline constexpr int kSums = 3;  // of squares of two quantities that a rule names, and of their products

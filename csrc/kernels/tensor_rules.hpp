@@ -17,7 +17,7 @@ struct lamb {
   T rate, decay, correction, beta1, fresh1, beta2, fresh2, unbias, eps;
   double lr;
   explicit lamb(const onepass_lamb_hyper& h)
-      : gradient(h, 0.0),
+      : gradient(h, true),
         rate(T(0)),
         decay(static_cast<T>(h.weight_decay)),
         correction(static_cast<T>(h.uncorrected ? 1.0 : 1.0 / (1.0 - power(h.beta1, h.step)))),
@@ -53,7 +53,7 @@ struct lars {
   double lr, weight_decay, trust, eps;
   bool nesterov;
   explicit lars(const onepass_lars_hyper& h)
-      : gradient(h, 0.0),
+      : gradient(h, true),
         rate(T(0)),
         decay(static_cast<T>(h.weight_decay)),
         momentum(static_cast<T>(h.momentum)),
@@ -90,7 +90,7 @@ struct swats {
   T step_size, beta1, fresh1, beta2, fresh2, unbias, eps, sgd_rate;
   bool sgd;
   explicit swats(const onepass_swats_hyper& h)
-      : gradient(h, h.weight_decay),
+      : gradient(h, false),
         step_size(static_cast<T>(h.lr / (1.0 - power(h.beta1, h.step)))),
         beta1(static_cast<T>(h.beta1)),
         fresh1(static_cast<T>(1.0 - h.beta1)),

@@ -19,7 +19,12 @@ class Plan:
         self, update: str, params: Sequence[_Array], states: Sequence[Sequence[_Array]], group_of: list[int]
     ) -> None: ...
     def step(
-        self, grads: list[_Array | None], groups: list[tuple[Any, ...]], grad_scale: float, threads: int
+        self,
+        grads: list[_Array | None],
+        groups: list[tuple[Any, ...]],
+        grad_scale: float,
+        max_value: float,
+        threads: int,
     ) -> None: ...
     def set_storage(self, stochastic: bool, seed: int, bits: bool) -> None: ...
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ class Call(NamedTuple):
     """What a call of an update function asks for: as many lists of arrays as it has positional arguments."""
 
     arrays: Sequence[Sequence[NDArray[Any]]]
-    hyper: dict[str, Any]  # step, grad_scale and maximize among them
+    hyper: dict[str, Any]  # step, maximize, grad_scale and max_value among them
     stochastic_rounding: bool
     seed: int
     threads: int | None
@@ -39,6 +41,7 @@ Args:
     {hyperparameters}: see the optimizer class in onepass.optim.
     maximize: follow the gradient instead of going against it.
     grad_scale: what the loss was multiplied by: the gradient is divided by it.
+    max_value: then the gradient is clipped to [-max_value, max_value], before weight decay; None: it is not.
     threads: at most so many; None: onepass.get_threads().
     stochastic_rounding: what is stored in fewer bits than float32 is rounded up with the probability of what is cut
         off, from a generator keyed by (seed, step, index); otherwise to nearest even.
@@ -51,7 +54,7 @@ Computed in float64 for a float64 param, else in float32. {bytes} bytes for each
 def make_update_function(update: Update, run: Run, module: str) -> UpdateFunction:
     """run(arrays, hyperparameters, threads): arrays are as many lists as the function has positional arguments."""
     names = ["param", "grad", *update.states]
-    keywords: dict[str, Any] = {**update.hyperparameters, "maximize": False, "grad_scale": 1.0}
+    keywords: dict[str, Any] = {**update.hyperparameters, "maximize": False, "grad_scale": 1.0, "max_value": None}
     parameter = inspect.Parameter
     signature = inspect.Signature(
         [parameter(name, parameter.POSITIONAL_OR_KEYWORD) for name in names]
@@ -76,6 +79,7 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
             args = bound.args
             kwargs = {k: v for k, v in kwargs.items() if k in known}
         hyper = {**keywords, **kwargs, "step": _check_step(kwargs["step"])}
+        hyper["max_value"] = math.inf if hyper["max_value"] is None else check_limit("max_value", hyper["max_value"])
         arrays = _as_lists(names, args)
         check_bits("param", arrays[0], dtype)
         check_bits("grad", arrays[1], dtype)
@@ -105,6 +109,15 @@ def check_bits(name: str, arrays: Sequence[Any], dtype: str | None) -> None:
         if dtype is None and isinstance(array, np.ndarray) and array.dtype == np.uint16:
             at = name if len(arrays) == 1 else f"{name}[{i}]"
             raise TypeError(f"{at}: is uint16; if these are the bits of bfloat16, say dtype='bfloat16'")
+
+
+def check_limit(name: str, value: Any) -> Any:
+    """What clipping takes: a number above 0."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number or None, got {value!r}")
+    if not float(value) > 0:
+        raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
+    return value
 
 
 def check_seed(seed: Any) -> int:

@@ -31,12 +31,24 @@ def gradient(
     param: NDArray[Any],
     grad: NDArray[Any],
     weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
+    *,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+    max_value: float = math.inf,
 ) -> NDArray[Any]:
+    """grad / grad_scale, clipped to [-max_value, max_value], + weight_decay param."""
     t = param.dtype.type
-    g: NDArray[Any] = grad * t((-1.0 if maximize else 1.0) / grad_scale)
+    limit = t(max_value) * t(1)  # zero where it is subnormal
+    g = clamp(grad * t((-1.0 if maximize else 1.0) / grad_scale), -limit, limit)
     return g + t(weight_decay) * param if t(weight_decay) != 0 else g
+
+
+def decayed(
+    param: NDArray[Any], grad: NDArray[Any], lr: float, weight_decay: float, decoupled: bool, **common: Any
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The gradient, and what the weight decay keeps of the parameter: all of it, unless the decay is decoupled."""
+    keep = param.dtype.type(1 - lr * weight_decay if decoupled else 1)
+    return gradient(param, grad, 0.0 if decoupled else weight_decay, **common), param * keep
 
 
 def moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], beta1: float, beta2: float) -> None:
@@ -157,5 +169,5 @@ def describe_step(name: str) -> Update:
     parameters = list(inspect.signature(STEPS[name]).parameters.values())
     states = tuple(p.name for p in parameters[2:] if p.kind is p.POSITIONAL_OR_KEYWORD)
     keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    hyper = {k: v for k, v in keywords.items() if k not in ("step", "maximize", "grad_scale")}
+    hyper = {k: v for k, v in keywords.items() if k != "step"}
     return Update(name, states, hyper, 4 * (3 + 2 * len(states)))

@@ -424,7 +424,8 @@ def _update_function(update: Update) -> UpdateFunction:
         plan.set_storage(call.stochastic_rounding, call.seed, True)
         plan.steps = [hyper["step"] - 1] * len(param)
         values = (hyper["maximize"], *[hyper[name] for name in update.hyperparameters])
-        plan.step(list(grad), [values], _real("grad_scale", hyper["grad_scale"]), _threads(call.threads))
+        scale = _real("grad_scale", hyper["grad_scale"])
+        plan.step(list(grad), [values], scale, hyper["max_value"], _threads(call.threads))
 
     return make_update_function(update, run, __name__)
 

@@ -2,7 +2,8 @@
 
 Each factory returns a function ``step -> learning rate`` that keeps no state, so that a resumed run
 goes on exactly where it stopped: only the step count has to be remembered. The first update of a
-run is step 0. `Trainer` calls the schedule once before every update.
+run is step 0. `Trainer` calls the schedule once before every update; an optimizer takes one as the
+``lr`` of its groups.
 
 >>> from onepass import schedules
 >>> rate = schedules.join([schedules.linear_warmup(0.1, 5), schedules.cosine(0.1, 95)], [5])

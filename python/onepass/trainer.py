@@ -73,8 +73,8 @@ class Trainer:
         Of ``model.parameters()``, in this order, in one group or several.
     schedule : function step -> learning rate, a number, or None
         Called before every update; a number is `schedules.constant`. The first group gets its value;
-        the others keep the ratio to the first that they had when the trainer was made. None leaves
-        the rates alone.
+        the others keep the ratio to the first that they had when the trainer was made. It replaces
+        schedules that the optimizer has as its ``lr``. None leaves rates and such schedules alone.
     callbacks : sequence of callbacks.Callback
     seed : int, default 0
         Of the shuffling.
@@ -125,8 +125,8 @@ class Trainer:
         self.step = 0
         self._stopped = False
         self._grad = Buffer()
-        base = float(optimizer.param_groups[0]["lr"])
-        self._ratios = [group["lr"] / base if base else 1.0 for group in optimizer.param_groups]
+        rates = optimizer.learning_rates()
+        self._ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
 
     def fit(
         self,
@@ -166,11 +166,11 @@ class Trainer:
                 callback.on_fit_begin(self, epochs, len(batches))
             for _ in range(epochs):
                 started = perf_counter()
-                record = self._train_epoch(batches, watchers)
+                record, rate = self._train_epoch(batches, watchers)
                 if validation is not None:
                     for name, value in self.evaluate(*validation).items():
                         record[f"validation_{name}"] = value
-                record["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+                record["learning_rate"] = rate
                 record["seconds"] = perf_counter() - started
                 history.append(record)
                 for callback in callbacks:
@@ -182,15 +182,19 @@ class Trainer:
                 callback.on_fit_end(self, history)
         return history
 
-    def _train_epoch(self, batches: Batches, watchers: Sequence[Callable[[Trainer, float], None]]) -> Record:
+    def _train_epoch(
+        self, batches: Batches, watchers: Sequence[Callable[[Trainer, float], None]]
+    ) -> tuple[Record, float]:
         model, loss_function, optimizer = self.model, self.loss, self.optimizer
         schedule, gradients = self.schedule, model.gradients()
         in_place = not model.keeps_output  # the loss may write its gradient over the prediction
-        total, rows, correct, skipped = 0.0, 0, 0, 0
+        total, rows, correct, skipped, rate = 0.0, 0, 0, 0, math.nan
         known: int | None = 0
         for batch, (x, y) in enumerate(batches.epoch(self.epoch)):
             if schedule is not None:
                 self._set_learning_rate(schedule(self.step))
+            if batch == len(batches) - 1:
+                rate = float(optimizer.learning_rates()[0])  # the epoch's last
             prediction = model.forward(x, True)
             if known is not None:
                 known = loss_function.correct(prediction, y)
@@ -201,7 +205,7 @@ class Trainer:
                 bad = _holding_nan("x", batches.x) or _holding_nan("y", batches.y)
                 raise DivergedError(
                     f"the loss is {loss} in epoch {self.epoch + 1}, batch {batch + 1} of "
-                    f"{len(batches)}, at learning rate {optimizer.param_groups[0]['lr']:.4g}",
+                    f"{len(batches)}, at learning rate {optimizer.learning_rates()[0]:.4g}",
                     f"{bad}: repair the data" if bad else "lower the learning rate, warm up, or clip with max_norm",
                 )
             assert gradient is not None
@@ -217,7 +221,7 @@ class Trainer:
         if known is not None:
             record["accuracy"] = correct / rows
         record["skipped"] = skipped
-        return record
+        return record, rate
 
     def _set_learning_rate(self, rate: float) -> None:
         for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):

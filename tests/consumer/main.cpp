@@ -89,6 +89,14 @@ int main() try {
   } catch (const onepass::Error& error) {
     std::printf("refused as it should: %s\n", error.what());
   }
+  try {
+    hyper.step = 1;
+    hyper.max_value = 0.0;
+    plan.step(hyper);
+    return 1;
+  } catch (const onepass::Error& error) {
+    std::printf("refused as it should: %s\n", error.what());
+  }
   return first > 1.0 && loss < 0.1 && accuracy > 0.97 ? 0 : 1;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());

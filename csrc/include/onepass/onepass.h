@@ -145,14 +145,15 @@ void onepass_plan_destroy(onepass_plan* plan);
 #define ONEPASS_REAL(name, value) double name;
 #define ONEPASS_FLAG(name) int32_t name;
 #define ONEPASS_MORE_BYTES(n)
-#define ONEPASS_UPDATE(name, states, hyperparameters)                                                         \
-  typedef struct onepass_##name##_hyper {                                                                     \
-    int64_t step;      /* this step's number, from 1 */                                                       \
-    double grad_scale; /* what the loss was multiplied by: the gradient is divided by it */                   \
-    int32_t maximize;                                                                                         \
-    hyperparameters                                                                                           \
-  } onepass_##name##_hyper;                                                                                   \
-  onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups, size_t group_count, \
+#define ONEPASS_UPDATE(name, states, hyperparameters)                                                          \
+  typedef struct onepass_##name##_hyper {                                                                      \
+    int64_t step;      /* this step's number, from 1 */                                                        \
+    double grad_scale; /* what the loss was multiplied by: the gradient is divided by it */                    \
+    double max_value;  /* > 0: after that the gradient is clipped to [-max_value, max_value]; HUGE_VAL: not */ \
+    int32_t maximize;                                                                                          \
+    hyperparameters                                                                                            \
+  } onepass_##name##_hyper;                                                                                    \
+  onepass_status onepass_##name(onepass_plan* plan, const onepass_##name##_hyper* groups, size_t group_count,  \
                                 int32_t threads);
 #include "updates.def"
 #undef ONEPASS_UPDATE
@@ -175,7 +176,7 @@ typedef struct onepass_update_info {
   const char* const* states; /* (state_count) */
   const int32_t* positive;   /* (state_count): 1 for a state that is never negative */
   size_t state_count;
-  const onepass_field* fields; /* (field_count), without step, grad_scale and maximize */
+  const onepass_field* fields; /* (field_count), without step, grad_scale, max_value and maximize */
   size_t field_count;
   size_t hyper_size; /* bytes */
   int32_t bytes;     /* that a step moves for a float32 parameter, all of float32 */

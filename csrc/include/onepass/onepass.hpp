@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -102,7 +103,7 @@ struct UpdateOf;
 #include "updates.def"
 #undef ONEPASS_UPDATE
 
-// Hyperparameters at their defaults, step 1.
+// Hyperparameters at their defaults, step 1, nothing clipped.
 template <typename Hyper>
 Hyper defaults() {
   Hyper hyper{};
@@ -112,6 +113,7 @@ Hyper defaults() {
       std::memcpy(reinterpret_cast<char*>(&hyper) + info->fields[i].offset, &info->fields[i].value, sizeof(double));
   hyper.step = 1;
   hyper.grad_scale = 1.0;
+  hyper.max_value = std::numeric_limits<double>::infinity();
   return hyper;
 }
 

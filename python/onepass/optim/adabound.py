@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import clamp, divide, gradient, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas, check_number
+from onepass._update_steps import clamp, decayed, divide, moments, power, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
 
 
 class AdaBound(Optimizer):
@@ -25,16 +25,19 @@ class AdaBound(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate of the beginning, Adam's.
+        lr: learning rate of the beginning, Adam's; a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         final_lr: learning rate of the end, SGD's.
         gamma: how fast the bounds meet; 0: never.
         eps: outside the square root, before the bias correction.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         amsbound: keep the largest second moment (AMSBound); one more state.
-        base_lr: the lr that final_lr belongs to: a schedule that halves lr halves both. None: lr as given here.
+        base_lr: the lr that final_lr belongs to: a schedule that halves lr halves both. None: lr as given here, which
+            must be a number then.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``exp_avg`` (m), ``exp_avg_sq`` (v) and, with amsbound, ``max_exp_avg_sq``, of the parameter's shape.
     Defaults and formulas are those of the authors' code (adabound 0.0.5). 28 bytes for each float32 parameter, amsbound
@@ -53,7 +56,7 @@ class AdaBound(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         final_lr: float = 0.1,
         gamma: float = 1e-3,
@@ -63,6 +66,9 @@ class AdaBound(Optimizer):
         base_lr: float | None = None,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -76,12 +82,16 @@ class AdaBound(Optimizer):
                 "weight_decay": weight_decay,
                 "amsbound": amsbound,
                 "base_lr": base_lr,
+                "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
         for group in self.param_groups:
+            if group["base_lr"] is None and callable(group["lr"]):
+                raise ValueError("base_lr: lr is a schedule; name the rate that final_lr belongs to")
             group["base_lr"] = _base_lr(group)
 
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
@@ -89,7 +99,8 @@ class AdaBound(Optimizer):
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         final_lr = group["final_lr"] * (group["lr"] / _base_lr(group))
-        return (group["lr"], *group["betas"], final_lr, group["gamma"], group["eps"], group["weight_decay"])
+        names = ("gamma", "eps", "weight_decay", "decoupled_weight_decay")
+        return (group["lr"], *group["betas"], final_lr, *[group[name] for name in names])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
@@ -107,6 +118,7 @@ def _base_lr(group: Mapping[str, Any]) -> Any:
 
 def _move(
     param: NDArray[Any],
+    kept: NDArray[Any],
     exp_avg: NDArray[Any],
     second: NDArray[Any],
     step: int,
@@ -121,7 +133,7 @@ def _move(
     step_size = t(lr * math.sqrt(1 - power(beta2, step)) / (1 - power(beta1, step)))
     age = gamma * step
     lower, upper = final_lr * (1 - divide(1, age + 1)), final_lr * (1 + divide(1, age))
-    param[...] = param - clamp(step_size / (np.sqrt(second) + t(eps)), lower, upper) * exp_avg
+    param[...] = kept - clamp(step_size / (np.sqrt(second) + t(eps)), lower, upper) * exp_avg
 
 
 @update_step("adabound")
@@ -139,12 +151,12 @@ def adabound(
     gamma: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    _move(param, exp_avg, exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
+    _move(param, kept, exp_avg, exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
 
 
 @update_step("amsbound")
@@ -163,10 +175,10 @@ def amsbound(
     gamma: float = 1e-3,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
-    _move(param, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)
+    _move(param, kept, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)

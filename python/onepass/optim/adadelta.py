@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass._update_steps import decayed, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Adadelta(Optimizer):
@@ -23,12 +23,14 @@ class Adadelta(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: what the step is multiplied by; the paper has none.
+        lr: what the step is multiplied by, a number or a schedule; the paper has none.
         rho: what the moving averages keep, in [0, 1].
         eps: under both square roots.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``square_avg`` (s) and ``acc_delta`` (a), of the parameter's shape. Defaults and formulas are those of
     torch.optim.Adadelta. 28 bytes for each float32 parameter.
@@ -43,18 +45,29 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1.0,
+        lr: Rate = 1.0,
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         super().__init__(
             params,
-            {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+            {
+                "lr": lr,
+                "rho": rho,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "maximize": maximize,
+            },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -78,12 +91,12 @@ def adadelta(
     rho: float = 0.9,
     eps: float = 1e-6,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     square_avg[...] = t(rho) * square_avg + t(1 - rho) * (g * g)
     delta = np.sqrt(acc_delta + t(eps)) / np.sqrt(square_avg + t(eps)) * g
     acc_delta[...] = t(rho) * acc_delta + t(1 - rho) * (delta * delta)
-    param[...] = param - t(lr) * delta
+    param[...] = kept - t(lr) * delta

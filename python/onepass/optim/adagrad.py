@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onepass._update_steps import denominator, gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass._update_steps import decayed, denominator, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Adagrad(Optimizer):
@@ -21,14 +21,16 @@ class Adagrad(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         lr_decay: slows it down over the steps.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, lr_decay or not, and the gradient without decay
+            (Loshchilov and Hutter, ICLR 2019).
         initial_accumulator_value: what s starts with.
         eps: added to the square root.
         eps_inside: eps under the root instead, as in Keras and Optax.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.Adagrad. 20 bytes for each float32 parameter.
 
@@ -42,7 +44,7 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
@@ -50,6 +52,9 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         eps_inside: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         check_number("initial_accumulator_value", initial_accumulator_value, 0.0, math.inf)
@@ -62,9 +67,11 @@ class Adagrad(Optimizer):
                 "weight_decay": weight_decay,
                 "eps": eps,
                 "eps_inside": eps_inside,
+                "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -93,11 +100,11 @@ def adagrad(
     weight_decay: float = 0.0,
     eps: float = 1e-10,
     eps_inside: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     state_sum[...] = state_sum + g * g
     rate = t(lr / (1 + (step - 1) * lr_decay))
-    param[...] = param - rate * g / denominator(state_sum, eps, eps_inside)
+    param[...] = kept - rate * g / denominator(state_sum, eps, eps_inside)

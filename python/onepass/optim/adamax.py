@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass._update_steps import decayed, power, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class Adamax(Optimizer):
@@ -22,12 +22,14 @@ class Adamax(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving average of the gradient and the maximum keep.
         eps: added to the gradient's magnitude.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``exp_avg`` (m) and ``exp_inf`` (u), of the parameter's shape. Defaults and formulas are those of
     torch.optim.Adamax. 28 bytes for each float32 parameter.
@@ -42,18 +44,29 @@ class Adamax(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 2e-3,
+        lr: Rate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         super().__init__(
             params,
-            {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "maximize": maximize,
+            },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -61,8 +74,8 @@ class Adamax(Optimizer):
         return "adamax"
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        beta1, beta2 = group["betas"]
-        return (group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
+        names = ("eps", "weight_decay", "decoupled_weight_decay")
+        return (group["lr"], *group["betas"], *[group[name] for name in names])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
@@ -82,12 +95,12 @@ def adamax(
     beta2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     exp_avg[...] = t(beta1) * exp_avg + t(1 - beta1) * g
     faded, own = t(beta2) * exp_inf, np.abs(g) + t(eps)
     exp_inf[...] = np.where(faded > own, faded, own)
-    param[...] = param - t(lr / (1 - power(beta1, step))) * exp_avg / exp_inf
+    param[...] = kept - t(lr / (1 - power(beta1, step))) * exp_avg / exp_inf

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import divide, gradient, real_power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class ASGD(Optimizer):
@@ -22,13 +22,13 @@ class ASGD(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         lambd: how fast it falls, and decay of the parameters.
         alpha: the power with which it falls.
         t0: the step at which averaging starts.
         weight_decay: coupled (L2) decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     State ``ax``, of the parameter's shape: the average, in ``state_dict()["state"][i]["ax"]``. Defaults and formulas
     are those of torch.optim.ASGD, with two differences: eta is kept in double (there in torch's default type), and an
@@ -44,13 +44,14 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         lambd: float = 1e-4,
         alpha: float = 0.75,
         t0: float = 1e6,
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -64,6 +65,7 @@ class ASGD(Optimizer):
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -88,12 +90,11 @@ def asgd(
     alpha: float = 0.75,
     t0: float = 1e6,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
     eta = divide(lr, real_power(1 + lambd * lr * float(step - 1), alpha))
     late = float(step - 1) - t0
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g = gradient(param, grad, weight_decay, **common)
     param[...] = param * t(1 - lambd * eta) - t(eta) * g
     ax[...] = ax + (param - ax) * t(1 / late) if late > 1 else param

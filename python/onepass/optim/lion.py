@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass._update_steps import decayed, sign, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class Lion(Optimizer):
@@ -19,11 +19,11 @@ class Lion(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate; every element moves by it.
+        lr: learning rate, a number or a schedule; every element moves by it.
         betas: the momentum's share in the direction, and what the momentum keeps.
         weight_decay: decoupled decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     State ``exp_avg`` (m), of the parameter's shape. Defaults are those of the authors' code, the formula also that of
     optax.lion. sign(0) is 0, and a NaN makes the parameter NaN. 20 bytes for each float32 parameter.
@@ -38,17 +38,19 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-4,
+        lr: Rate = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
         **storage: Any,
     ) -> None:
         super().__init__(
             params,
             {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "maximize": maximize},
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -74,11 +76,10 @@ def lion(
     beta1: float = 0.9,
     beta2: float = 0.99,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, 0.0, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, True, **common)
     direction = sign(t(beta1) * exp_avg + t(1 - beta1) * g)
-    param[...] = param * t(1 - lr * weight_decay) - t(lr) * direction
+    param[...] = kept - t(lr) * direction
     exp_avg[...] = t(beta2) * exp_avg + t(1 - beta2) * g

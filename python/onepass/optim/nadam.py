@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, moments, power, real_power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas, check_number
+from onepass._update_steps import decayed, moments, power, real_power, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
 
 
 class NAdam(Optimizer):
@@ -25,14 +25,16 @@ class NAdam(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, behind the bias correction.
+        eps_root: inside the square root, behind the bias correction, as in optax.nadam: sqrt(v / (1 - beta2^step) +
+            eps_root) + eps.
         weight_decay: coupled (L2) decay.
         momentum_decay: how fast mu rises from beta1 / 2 to beta1.
         decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``exp_avg`` (m) and ``exp_avg_sq`` (v), of the parameter's shape. Defaults and formulas are those of
     torch.optim.NAdam, with two differences: the product of all mu is kept in double (there in torch's default type),
@@ -49,7 +51,7 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 2e-3,
+        lr: Rate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -57,6 +59,9 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        eps_root: float = 0.0,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -68,9 +73,11 @@ class NAdam(Optimizer):
                 "weight_decay": weight_decay,
                 "momentum_decay": momentum_decay,
                 "decoupled_weight_decay": decoupled_weight_decay,
+                "eps_root": eps_root,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -79,7 +86,7 @@ class NAdam(Optimizer):
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
-        names = ("eps", "weight_decay", "momentum_decay", "decoupled_weight_decay")
+        names = ("eps", "weight_decay", "momentum_decay", "eps_root", "decoupled_weight_decay")
         return (group["lr"], beta1, beta2, *[group[name] for name in names])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
@@ -118,18 +125,18 @@ def nadam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     momentum_decay: float = 4e-3,
+    eps_root: float = 0.0,
     decoupled_weight_decay: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, 0.0 if decoupled_weight_decay else weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
     product = _mu_product(step, beta1, momentum_decay)
     following = _mu(step + 1, beta1, momentum_decay)
     weight_g = t(lr * (1 - _mu(step, beta1, momentum_decay)) / (1 - product))
     weight_m = t(lr * following / (1 - product * following))
-    unbias = t(1 / math.sqrt(1 - power(beta2, step)))
-    keep = t(1 - lr * weight_decay if decoupled_weight_decay else 1)
+    correction = 1 - power(beta2, step)
+    unbias, inside = t(1 / math.sqrt(correction)), t(eps_root * correction)
     direction = weight_g * g + weight_m * exp_avg
-    param[...] = param * keep - direction / (np.sqrt(exp_avg_sq) * unbias + t(eps))
+    param[...] = kept - direction / (np.sqrt(exp_avg_sq + inside) * unbias + t(eps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from onepass import _core
 from onepass._storage import computed_type, encode, is_bfloat16
-from onepass._update_functions import check_bits, check_seed
+from onepass._update_functions import check_bits, check_limit, check_seed
 from onepass.kernels import UPDATES, global_norm
+from onepass.schedules import Schedule
 
 Array = NDArray[Any]
+Rate = float | Schedule
 
 
 class StepInfo(NamedTuple):
@@ -41,6 +44,8 @@ class Optimizer:
             ``{"params": [...], "lr": ...}``: groups with options of their own.
         defaults: the options of groups that do not say otherwise.
         max_norm: gradients are scaled down so that their global norm is at most this; None: no clipping.
+        max_value: then every element of a gradient is clipped to [-max_value, max_value], before weight decay, as
+            torch.nn.utils.clip_grad_value_ does; None: no clipping. NaN stays NaN.
         state_dtype: "float32" (float64 beside float64 parameters) or "bfloat16", kept as its bits in uint16: states
             take half the memory and move half the bytes. Slow moving averages need ``stochastic_rounding`` then: with
             beta2 = 0.999 a second moment changes by less than half a unit in the last of eight bits.
@@ -50,8 +55,14 @@ class Optimizer:
             depend on the number of threads.
         dtype: "bfloat16": parameters and gradients in uint16 are the bits of bfloat16 (arrays of ml_dtypes need none).
 
+    An ``lr`` may be a schedule: a function step -> rate, such as those of :mod:`onepass.schedules`. Every step asks it
+    once for each group that has one, with the number of steps that the group has made: the largest among its
+    parameters, 0 before the first. Nothing else is remembered: ``load_state_dict`` leaves an optimizer its schedules,
+    and they go on at the loaded step counts.
+
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
+        max_norm, max_value: may be assigned between steps.
     """
 
     fixed_options: ClassVar[frozenset[str]] = frozenset()
@@ -64,21 +75,21 @@ class Optimizer:
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
         defaults: Mapping[str, Any],
         max_norm: float | None = None,
+        max_value: float | None = None,
         *,
         state_dtype: str = "float32",
         stochastic_rounding: bool = False,
         seed: int = 0,
         dtype: str | None = None,
     ) -> None:
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
+        self.max_norm = None if max_norm is None else check_limit("max_norm", max_norm)
+        self.max_value = None if max_value is None else check_limit("max_value", max_value)
         if state_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"state_dtype: expected 'float32' or 'bfloat16', got {state_dtype!r}")
-        self.max_norm = max_norm
         self.state_dtype = state_dtype
         self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
-        self._check_groups(self.param_groups)
+        self._check_groups(_with_rates(self.param_groups, []))
         self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         check_bits("params", self._params, dtype)
@@ -103,7 +114,7 @@ class Optimizer:
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for an option out of its range."""
-        for name in ("lr", "weight_decay", "eps"):
+        for name in ("lr", "weight_decay", "eps", "eps_root"):
             check_number(name, group.get(name, 0.0), 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
@@ -121,8 +132,8 @@ class Optimizer:
             grad_scale: what the loss was multiplied by: gradients are divided by it.
 
         Raises:
-            TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written.
-                Nothing has changed then.
+            TypeError, ValueError: a gradient of another type or shape, or one that shares memory with what is written;
+                an option or a schedule's rate out of its range. Nothing has changed then.
         """
         if type(grads) is not list:
             grads = list(grads)
@@ -136,20 +147,28 @@ class Optimizer:
                 return info
             if norm > self.max_norm:
                 grad_scale *= norm / self.max_norm
-        if self.param_groups != self._seen_groups:  # an option was assigned since the last step
+        if self.param_groups != self._seen_groups:  # an option was assigned since the last step, or there is a schedule
             self._read_groups()
-        self._plan.step(grads, self._hyper, grad_scale, 0)
+        self._plan.step(grads, self._hyper, grad_scale, math.inf if self.max_value is None else self.max_value, 0)
         return info
 
+    def learning_rates(self) -> list[float]:
+        """The rate of each group in the coming step: its ``lr``, or what its schedule says."""
+        return [group["lr"] for group in _with_rates(self.param_groups, self._plan.steps)]
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters: update, options, step counts and states (the arrays themselves, no copies)."""
+        """Everything but the parameters: update, options, step counts and states (the arrays themselves, no copies).
+
+        In place of a schedule stands its rate in the coming step, since a function cannot be saved.
+        """
         index = iter(range(len(self._params)))
         steps = self._plan.steps
         return {
             "update": self.update.name,
             "state_dtype": self.state_dtype,
             "param_groups": [
-                {**group, "params": [next(index) for _ in group["params"]]} for group in self.param_groups
+                {**group, "params": [next(index) for _ in group["params"]]}
+                for group in _with_rates(self.param_groups, steps)
             ],
             "state": {
                 i: {"step": steps[i], **dict(zip(self.update.states, states, strict=True))}
@@ -193,7 +212,7 @@ class Optimizer:
             own_array[...] = array
         self._plan.steps = steps
         for own, group in zip(self.param_groups, options, strict=True):
-            own.update(group)
+            own.update(group, lr=own["lr"] if callable(own["lr"]) else group["lr"])
 
     # ---- inside
 
@@ -226,10 +245,12 @@ class Optimizer:
             )
 
     def _read_groups(self) -> None:
-        self._check_groups(self.param_groups)
-        self._check_update(self.param_groups)
-        self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in self.param_groups]
-        self._seen_groups = [dict(group) for group in self.param_groups]
+        groups = _with_rates(self.param_groups, self._plan.steps)
+        self._check_groups(groups)
+        self._check_update(groups)
+        self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in groups]
+        # with a schedule every step reads them again
+        self._seen_groups = [dict(group) for group in groups] if groups is self.param_groups else []
 
     def _translated(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         from onepass.optim import _torch_state  # here: it knows the rules, and these know this file
@@ -288,6 +309,12 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is not True or False."""
+    if not isinstance(value, bool | np.bool | int):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
 def check_betas(betas: Any) -> None:
     """Refuses what is not a pair of numbers in [0, 1)."""
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -313,6 +340,29 @@ def _make_groups(
         own = group["params"]
         result.append({**defaults, **group, "params": [own] if isinstance(own, np.ndarray) else list(own)})
     return result
+
+
+def _with_rates(groups: list[dict[str, Any]], steps: Iterable[int]) -> list[dict[str, Any]]:
+    """These groups, the same list, if no lr is a schedule; else copies with rates in place of schedules.
+
+    Args:
+        groups: the parameter groups.
+        steps: of all parameters, in the order of the groups; empty before the first step.
+    """
+    if not any(callable(group.get("lr")) for group in groups):
+        return groups
+    left = iter(steps)
+    counts = [max(islice(left, len(group["params"])), default=0) for group in groups]
+    return [
+        {**group, "lr": _rate(group["lr"], count)} if callable(group.get("lr")) else group
+        for group, count in zip(groups, counts, strict=True)
+    ]
+
+
+def _rate(schedule: Schedule, step: int) -> float:
+    rate = schedule(step)
+    check_number(f"lr (the schedule's at step {step})", rate, 0.0, math.inf)
+    return float(rate)
 
 
 def _check_param(i: int, param: object, state_dtype: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import accurate_power, gradient, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_betas
+from onepass._update_steps import accurate_power, decayed, moments, power, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
 
 
 class RAdam(Optimizer):
@@ -27,13 +27,15 @@ class RAdam(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, before the bias correction.
+        eps_root: inside the square root, behind the bias correction, as in optax.radam: sqrt(v + eps_root (1 -
+            beta2^step)) + eps.
         weight_decay: coupled (L2) decay.
         decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     States ``exp_avg`` (m) and ``exp_avg_sq`` (v), of the parameter's shape. Defaults and formulas are those of
     torch.optim.RAdam. 28 bytes for each float32 parameter.
@@ -48,13 +50,16 @@ class RAdam(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        eps_root: float = 0.0,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -65,9 +70,11 @@ class RAdam(Optimizer):
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "decoupled_weight_decay": decoupled_weight_decay,
+                "eps_root": eps_root,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -75,8 +82,8 @@ class RAdam(Optimizer):
         return "radam"
 
     def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        beta1, beta2 = group["betas"]
-        return (group["lr"], beta1, beta2, group["eps"], group["weight_decay"], group["decoupled_weight_decay"])
+        names = ("eps", "weight_decay", "eps_root", "decoupled_weight_decay")
+        return (group["lr"], *group["betas"], *[group[name] for name in names])
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
@@ -96,21 +103,20 @@ def radam(
     beta2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    eps_root: float = 0.0,
     decoupled_weight_decay: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, 0.0 if decoupled_weight_decay else weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    decayed = accurate_power(beta2, step)
+    remaining = accurate_power(beta2, step)
     limit = 2.0 / (1.0 - beta2) - 1.0
-    rho = limit - 2.0 * step * decayed / (1.0 - decayed)
+    rho = limit - 2.0 * step * remaining / (1.0 - remaining)
     size = lr / (1 - power(beta1, step))
     denominator: Any = t(1)
     if rho > 5.0:
         ratio = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho)
-        size = size * math.sqrt(1.0 - decayed) * math.sqrt(ratio)
-        denominator = np.sqrt(exp_avg_sq) + t(eps)
-    keep = t(1 - lr * weight_decay if decoupled_weight_decay else 1)
-    param[...] = param * keep - t(size) * exp_avg / denominator
+        size = size * math.sqrt(1.0 - remaining) * math.sqrt(ratio)
+        denominator = np.sqrt(exp_avg_sq + t(eps_root * (1.0 - remaining))) + t(eps)
+    param[...] = kept - t(size) * exp_avg / denominator

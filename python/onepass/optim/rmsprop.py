@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import denominator, gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass._update_steps import decayed, denominator, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class RMSprop(Optimizer):
@@ -25,15 +25,18 @@ class RMSprop(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         alpha: what the moving averages keep.
         eps: added to the square root.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         momentum: 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         maximize: follow the gradient.
         eps_inside: eps under the root instead, as in TensorFlow, Keras and Optax.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        initial_square_avg: what s starts with: Optax's initial_scale; 1.0 in TensorFlow 1.
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.RMSprop, except that a centered variance that rounding has left below
     zero counts as zero (there: NaN). 20 bytes for each float32 parameter, 8 more each for momentum and centered.
@@ -51,7 +54,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -60,8 +63,14 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         eps_inside: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
+        initial_square_avg: float = 0.0,
         **storage: Any,
     ) -> None:
+        check_number("initial_square_avg", initial_square_avg, 0.0, math.inf)
+        self._initial = initial_square_avg
         super().__init__(
             params,
             {
@@ -72,9 +81,11 @@ class RMSprop(Optimizer):
                 "momentum": momentum,
                 "centered": centered,
                 "eps_inside": eps_inside,
+                "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -90,6 +101,11 @@ class RMSprop(Optimizer):
         super().check_options(group)
         check_number("alpha", group["alpha"], 0.0, 1.0)
         check_number("momentum", group["momentum"], 0.0, math.inf)
+
+    def initial_states(self, param: Array) -> tuple[Array, ...]:
+        states = super().initial_states(param)
+        states[self.update.states.index("square_avg")][...] = self._initial
+        return states
 
 
 def _mean_square(g: NDArray[Any], square_avg: NDArray[Any], alpha: float) -> NDArray[Any]:
@@ -108,10 +124,17 @@ def _deviation(
     return denominator(np.where(variance > 0, variance, t(0)), eps, eps_inside)
 
 
-def _move(param: NDArray[Any], direction: NDArray[Any], lr: float, buffer: NDArray[Any], momentum: float) -> None:
+def _move(
+    param: NDArray[Any],
+    kept: NDArray[Any],
+    direction: NDArray[Any],
+    lr: float,
+    buffer: NDArray[Any],
+    momentum: float,
+) -> None:
     t = param.dtype.type
     buffer[...] = t(momentum) * buffer + direction
-    param[...] = param - t(lr) * buffer
+    param[...] = kept - t(lr) * buffer
 
 
 @update_step("rmsprop")
@@ -126,12 +149,12 @@ def rmsprop(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     eps_inside: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    param[...] = param - t(lr) * (g / denominator(_mean_square(g, square_avg, alpha), eps, eps_inside))
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
+    param[...] = kept - t(lr) * (g / denominator(_mean_square(g, square_avg, alpha), eps, eps_inside))
 
 
 @update_step("rmsprop_momentum")
@@ -148,12 +171,12 @@ def rmsprop_momentum(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     eps_inside: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     direction = g / denominator(_mean_square(g, square_avg, alpha), eps, eps_inside)
-    _move(param, direction, lr, momentum_buffer, momentum)
+    _move(param, kept, direction, lr, momentum_buffer, momentum)
 
 
 @update_step("rmsprop_centered")
@@ -169,12 +192,12 @@ def rmsprop_centered(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     eps_inside: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    param[...] = param - t(lr) * (g / _deviation(g, square_avg, grad_avg, alpha, eps, eps_inside))
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
+    param[...] = kept - t(lr) * (g / _deviation(g, square_avg, grad_avg, alpha, eps, eps_inside))
 
 
 @update_step("rmsprop_centered_momentum")
@@ -192,9 +215,9 @@ def rmsprop_centered_momentum(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     eps_inside: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     direction = g / _deviation(g, square_avg, grad_avg, alpha, eps, eps_inside)
-    _move(param, direction, lr, momentum_buffer, momentum)
+    _move(param, kept, direction, lr, momentum_buffer, momentum)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import clamp, gradient, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Rprop(Optimizer):
@@ -27,7 +27,7 @@ class Rprop(Optimizer):
         etas: what a step size is multiplied by where the sign has turned, and where it has not.
         step_sizes: the smallest and the largest step size.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype). Clipping
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype). Clipping
             changes no sign.
 
     States ``prev`` and ``step_size``, of the parameter's shape. Defaults and formulas are those of torch.optim.Rprop.
@@ -45,17 +45,19 @@ class Rprop(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
         **storage: Any,
     ) -> None:
         super().__init__(
             params,
             {"lr": lr, "etas": tuple(etas), "step_sizes": tuple(step_sizes), "maximize": maximize},
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -89,11 +91,10 @@ def rprop(
     eta_plus: float = 1.2,
     step_size_min: float = 1e-6,
     step_size_max: float = 50.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, 0.0, maximize, grad_scale)
+    g = gradient(param, grad, 0.0, **common)
     agreement = sign(g) * sign(prev)
     factor = np.where(agreement > 0, t(eta_plus), np.where(agreement < 0, t(eta_minus), t(1)))
     step_size[...] = clamp((t(lr) if step <= 1 else step_size) * factor, step_size_min, step_size_max)

@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass._update_steps import decayed, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class SGD(Optimizer):
@@ -21,13 +21,15 @@ class SGD(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate.
+        lr: learning rate, a number or a schedule.
         momentum: 0 keeps no state and moves 12 bytes for each float32 parameter; otherwise 20.
         dampening: part of the gradient that does not enter the momentum buffer.
         weight_decay: coupled (L2) decay.
+        decoupled_weight_decay: ``p = p (1 - lr weight_decay)`` first, and the gradient without decay (Loshchilov and
+            Hutter, ICLR 2019).
         nesterov: needs momentum and no dampening.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     Defaults and formulas are those of torch.optim.SGD.
 
@@ -45,13 +47,16 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
         **storage: Any,
     ) -> None:
         super().__init__(
@@ -62,9 +67,11 @@ class SGD(Optimizer):
                 "dampening": dampening,
                 "weight_decay": weight_decay,
                 "nesterov": nesterov,
+                "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
             },
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -87,12 +94,12 @@ def sgd(
     step: int,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
-    param[...] = param - t(lr) * g
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
+    param[...] = kept - t(lr) * g
 
 
 @update_step("sgd_momentum")
@@ -107,11 +114,11 @@ def sgd_momentum(
     dampening: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    decoupled_weight_decay: bool = False,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, weight_decay, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     b = g if step == 1 else t(momentum) * momentum_buffer + t(1 - dampening) * g
     momentum_buffer[...] = b
-    param[...] = param - t(lr) * (g + t(momentum) * b if nesterov else b)
+    param[...] = kept - t(lr) * (g + t(momentum) * b if nesterov else b)

@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onepass._update_steps import gradient, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, check_number
+from onepass._update_steps import decayed, sign, update_step
+from onepass.optim.optimizer import Array, Optimizer, Rate, check_number
 
 
 class Signum(Optimizer):
@@ -19,11 +19,11 @@ class Signum(Optimizer):
 
     Args:
         params: see :class:`Optimizer`.
-        lr: learning rate; every element moves by it.
+        lr: learning rate, a number or a schedule; every element moves by it.
         momentum: what the moving average keeps, in [0, 1); 0 is signSGD.
         weight_decay: decoupled decay.
         maximize: follow the gradient.
-        max_norm, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
+        max_norm, max_value, **storage: see :class:`Optimizer` (state_dtype, stochastic_rounding, seed, dtype).
 
     State ``exp_avg`` (m), of the parameter's shape. Defaults are those of the authors' code in MXNet, the formula also
     that of optax.signum. sign(0) is 0, and a NaN makes the parameter NaN. 20 bytes for each float32 parameter.
@@ -38,17 +38,19 @@ class Signum(Optimizer):
     def __init__(
         self,
         params: Iterable[Array] | Iterable[Mapping[str, Any]],
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_value: float | None = None,
         **storage: Any,
     ) -> None:
         super().__init__(
             params,
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize},
             max_norm,
+            max_value,
             **storage,
         )
 
@@ -72,10 +74,9 @@ def signum(
     lr: float = 1e-2,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
-    maximize: bool = False,
-    grad_scale: float = 1.0,
+    **common: Any,
 ) -> None:
     t = param.dtype.type
-    g = gradient(param, grad, 0.0, maximize, grad_scale)
+    g, kept = decayed(param, grad, lr, weight_decay, True, **common)
     exp_avg[...] = t(momentum) * exp_avg + t(1 - momentum) * g
-    param[...] = param * t(1 - lr * weight_decay) - t(lr) * sign(exp_avg)
+    param[...] = kept - t(lr) * sign(exp_avg)
