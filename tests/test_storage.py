@@ -14,7 +14,7 @@ from onepass import kernels, optim, reference
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-F16, F32, F64, U16 = (np.dtype(t) for t in (np.float16, np.float32, np.float64, np.uint16))
+F16, F32, F64, U16, U8 = (np.dtype(t) for t in (np.float16, np.float32, np.float64, np.uint16, np.uint8))
 HALVES = pytest.mark.parametrize("half", [F16, BF16], ids=["float16", "bfloat16"])
 SMALLEST = float(np.finfo(np.float32).tiny)  # what is smaller is flushed
 
@@ -119,7 +119,7 @@ def test_neighbours_draw_independently():
 TYPES = [
     (param, grad, state)
     for param, grad in itertools.product([F32, F16, BF16, U16, F64], [F32, F16, BF16, U16, F64])
-    for state in ([F64] if param == F64 else [F32, U16, BF16])
+    for state in ([F64] if param == F64 else [F32, U16, BF16, U8])
 ]
 
 
@@ -136,8 +136,19 @@ def arrays_of(name, param, grad, state, layout, rng):
             return np.ascontiguousarray(wide[: shape[0], : shape[1]])[::-1]
         return np.asarray(wide[: shape[0], : shape[1]], order="F" if layout == "transposed" else "C")
 
-    states = [make(state, True) for _ in kernels.UPDATES[name].states]
+    if state == U8:
+        states = [random_blocks(shape[0] * shape[1], rng) for _ in kernels.UPDATES[name].states]
+    else:
+        states = [make(state, True) for _ in kernels.UPDATES[name].states]
     return [make(param, False), make(grad, False), *states]
+
+
+def random_blocks(elements, rng):
+    """8-bit blocks of any codes, some of all zeros, with scales of numbers between 1e-5 and 10."""
+    blocks = -(-elements // 128)
+    scales = np.where(rng.random(blocks) < 0.2, 0, rng.integers(110, 130, blocks))
+    codes = rng.integers(0, 256, (blocks, 128)) * (scales > 0)[:, None]
+    return np.concatenate([codes.ravel(), scales]).astype(np.uint8)
 
 
 def same_layout(array):

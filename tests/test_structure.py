@@ -15,6 +15,7 @@ import pytest
 
 import onepass
 from onepass import kernels, reference
+from onepass._update_steps import describe_step
 
 ROOT = Path(__file__).parents[1]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "onepass"
@@ -205,7 +206,7 @@ def test_design_signatures():
     [
         ("onepass", ["info", "set_threads", "get_threads", "get_include", "get_cmake_dir", "__version__"]),
         ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]),
-        ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound"]),
+        ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
         ("onepass.schedules", ["constant", "step_decay", "cosine", "linear_warmup", "join"]),
         ("onepass.nn", ["Linear", "BatchNorm", "ReLU", "Sequential"]),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError"]),
@@ -221,7 +222,9 @@ def test_registry(rule):
     """28 bytes a parameter for Adam in float32: states and parameter are read and written, the gradient read."""
     update = kernels.UPDATES[rule]
     assert update.name == rule
-    assert update.bytes_per_parameter == 4 * (3 + 2 * len(update.states))
+    more = {"lamb": 12, "lars": 8}  # their second pass
+    assert update.bytes_per_parameter == 4 * (3 + 2 * len(update.states)) + more.get(rule, 0)
+    assert update == describe_step(rule)
     assert list(inspect.signature(getattr(kernels, rule)).parameters)[2 : 2 + len(update.states)] == list(update.states)
     assert "lr" in update.hyperparameters
 

@@ -111,6 +111,8 @@ CLASSES: dict[str, tuple[str, dict[str, bool]]] = {
     "signum": ("Signum", {}),
     "adabound": ("AdaBound", {}),
     "amsbound": ("AdaBound", {"amsbound": True}),
+    "lamb": ("LAMB", {}),
+    "lars": ("LARS", {}),
 }
 PAIRS = {  # options that the classes take as one
     "betas": ("beta1", "beta2"),

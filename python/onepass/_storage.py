@@ -75,18 +75,47 @@ def _stochastic_float16(values: Array, random: Array) -> Array:
     return stored
 
 
+def _memory_axes(array: Array) -> list[int]:
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]) if array.shape[axis] != 1 else 0)
+
+
+def in_memory_order(values: Array, like: Array) -> Array:
+    """The elements, (size,), with the axis of like's largest stride outermost."""
+    flat: Array = values.transpose(_memory_axes(like)).reshape(-1)
+    return flat
+
+
+def from_memory_order(flat: Array, like: Array) -> Array:
+    """The way back: an array of like's shape."""
+    axes = _memory_axes(like)
+    back: Array = flat.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return back
+
+
 def memory_index(array: Array) -> Array:
     """Each element's number, counted with the axis of the largest stride outermost."""
-    axes = [axis for axis in range(array.ndim) if array.shape[axis] != 1]
-    order = sorted(axes, key=lambda axis: -abs(array.strides[axis]))
-    count = np.arange(array.size, dtype=np.uint64).reshape([array.shape[axis] for axis in order])
-    back = [order.index(axis) for axis in axes]
-    index: Array = count.transpose(back).reshape(array.shape)
-    return index
+    return from_memory_order(np.arange(array.size, dtype=np.uint64), array)
+
+
+def block_bits(rounding: Rounding) -> Array:
+    """Twenty bits for each element of a state in 8-bit blocks."""
+    x = _words(rounding)
+    with np.errstate(over="ignore"):
+        low, high = x << np.uint32(4), x >> np.uint32(12)
+        shared = [high, low ^ high, low + high][min(rounding.array, 3) - 1] & np.uint32(0xFFFFF)
+    return in_memory_order(shared, rounding.order)
 
 
 def _random_bits(rounding: Rounding) -> Array:
-    """Sixteen bits for each element of an array, out of the 32 that all arrays of a tensor share."""
+    """Sixteen bits for each element of an array."""
+    x = _words(rounding)
+    low, up = x & np.uint32(0xFFFF), x >> np.uint32(16)
+    shared: Array = [low, up, low ^ up, (low + up) & np.uint32(0xFFFF)][rounding.array]
+    return shared
+
+
+def _words(rounding: Rounding) -> Array:
+    """The 32 bits of each element that all arrays of a tensor share."""
     index = rounding.order
     high = (index >> np.uint64(32)).astype(np.int64)
     x = np.zeros(index.shape, np.uint32)
@@ -99,9 +128,8 @@ def _random_bits(rounding: Rounding) -> Array:
         x ^= x >> np.uint32(15)
         x *= np.uint32(0x735A2D97)
         x ^= x >> np.uint32(15)
-    low, up = x & np.uint32(0xFFFF), x >> np.uint32(16)
-    shared: Array = [low, up, low ^ up, (low + up) & np.uint32(0xFFFF)][rounding.array]
-    return shared
+    words: Array = x
+    return words
 
 
 def _key(rounding: Rounding, high: int) -> int:

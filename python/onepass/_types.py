@@ -30,10 +30,11 @@ class BatchNormSaved(NamedTuple):
 
 
 class Update(NamedTuple):
-    """An optimizer update: the names of its states, its hyperparameters and their defaults, and the bytes that a step
-    moves for a float32 parameter."""
+    """An optimizer update: the names of its states, its hyperparameters and their defaults, the bytes that a step moves
+    for a float32 parameter, and which states are never negative."""
 
     name: str
     states: tuple[str, ...]
     hyperparameters: dict[str, float | bool]
     bytes_per_parameter: int
+    positive: tuple[bool, ...]

@@ -11,17 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._storage import in_memory_order
 from onepass._types import Update
 
 Step = Callable[..., None]
 STEPS: dict[str, Step] = {}
+_MORE_BYTES: dict[str, int] = {}
+
+POSITIVE = frozenset({"state_sum", "square_avg", "exp_avg_sq", "max_exp_avg_sq", "acc_delta", "exp_inf", "step_size"})
+"""Names of states that are never negative."""
 
 
-def update_step(name: str) -> Callable[[Step], Step]:
-    """Registers the NumPy twin of an update: a step on one tensor, in place, in the kernel's order of operations."""
+def update_step(name: str, more_bytes: int = 0) -> Callable[[Step], Step]:
+    """Registers the NumPy twin of an update: a step on one tensor, in place, in the kernel's order of operations.
+
+    A step that takes ``between_passes`` calls it when the states are done and will be read again: they are rounded to
+    what they are stored in.
+
+    more_bytes: moved for a float32 parameter beside param and states, once forth and back, and the gradient.
+    """
 
     def register(function: Step) -> Step:
         STEPS[name] = function
+        _MORE_BYTES[name] = more_bytes
         return function
 
     return register
@@ -56,6 +68,32 @@ def moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], be
     t = g.dtype.type
     exp_avg[...] = t(beta1) * exp_avg + t(1 - beta1) * g
     exp_avg_sq[...] = t(beta2) * exp_avg_sq + t(1 - beta2) * (g * g)
+
+
+_PART, _RUN, _LANES = 1 << 15, 256, 16
+
+
+def tensor_sums(param: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float, float]:
+    """Sums over a tensor of first^2, second^2 and first second, in double and in the kernels' order: sixteen lanes in
+    a run, runs in a part, parts."""
+    a, b = (in_memory_order(values, param).astype(np.float64) for values in (first, second))
+    products = np.zeros((3, -(-a.size // _PART) * _PART))
+    products[:, : a.size] = a * a, b * b, a * b
+    lanes = np.zeros((3, products.shape[1] // _RUN, _LANES))
+    groups = products.reshape(3, -1, _RUN // _LANES, _LANES)
+    for group in range(_RUN // _LANES):
+        lanes = lanes + groups[:, :, group]
+    while lanes.shape[2] > 1:
+        half = lanes.shape[2] // 2
+        lanes = lanes[:, :, :half] + lanes[:, :, half:]
+    runs = lanes.reshape(3, -1, _PART // _RUN)
+    parts = np.zeros(runs.shape[:2])
+    for run in range(_PART // _RUN):
+        parts = parts + runs[:, :, run]
+    total = np.zeros(3)
+    for part in range(parts.shape[1]):
+        total = total + parts[:, part]
+    return float(total[0]), float(total[1]), float(total[2])
 
 
 def denominator(x: NDArray[Any], eps: float, eps_inside: bool) -> NDArray[Any]:
@@ -169,5 +207,6 @@ def describe_step(name: str) -> Update:
     parameters = list(inspect.signature(STEPS[name]).parameters.values())
     states = tuple(p.name for p in parameters[2:] if p.kind is p.POSITIONAL_OR_KEYWORD)
     keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    hyper = {k: v for k, v in keywords.items() if k != "step"}
-    return Update(name, states, hyper, 4 * (3 + 2 * len(states)))
+    hyper = {k: v for k, v in keywords.items() if k not in ("step", "between_passes")}
+    bytes_moved = 4 * (3 + 2 * len(states)) + _MORE_BYTES[name]
+    return Update(name, states, hyper, bytes_moved, tuple([state in POSITIVE for state in states]))

@@ -31,8 +31,8 @@ Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 UPDATES: dict[str, Update] = {
-    name: Update(name, states, dict(fields), 4 * (3 + 2 * len(states)))
-    for name, states, fields in _core.update_registry()
+    name: Update(name, states, dict(fields), bytes_moved, positive)
+    for name, states, fields, positive, bytes_moved in _core.update_registry()
 }
 """Every optimizer update: its states, its hyperparameters with their defaults, and the bytes that it moves for a
 float32 parameter."""

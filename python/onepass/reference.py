@@ -24,7 +24,7 @@ from onepass._checks import (
     check_vector,
     check_writable,
 )
-from onepass._storage import Rounding, computed_type, decode, encode, is_bfloat16, memory_index
+from onepass._storage import Rounding, memory_index
 from onepass._subnormals import flush_subnormals
 from onepass._types import BatchNormSaved, Update
 from onepass._update_functions import Call, UpdateFunction, make_update_function
@@ -384,6 +384,7 @@ def __getattr__(name: str) -> UpdateFunction:
 
 
 def _update_function(name: str) -> UpdateFunction:
+    from onepass._stored_step import stored_step
     from onepass._update_steps import STEPS, describe_step
 
     step = STEPS[name]
@@ -391,30 +392,13 @@ def _update_function(name: str) -> UpdateFunction:
 
     def run(call: Call) -> None:
         with flush_subnormals(), np.errstate(all="ignore"):
-            for i, (param, *others) in enumerate(zip(*call.arrays, strict=True)):
-                _check_update(update, param, others)
-                computed = [decode(array, computed_type(param)) for array in (param, *others)]
-                step(*computed, **call.hyper)
-                index = memory_index(param) if call.stochastic_rounding else np.empty(0)
-                for k, (array, values) in enumerate(
-                    zip([param, *others[1:]], [computed[0], *computed[2:]], strict=True)
-                ):
-                    where = Rounding(call.seed, call.hyper["step"], i, k, index)
-                    encode(values, array, where if call.stochastic_rounding else None)
+            for i, (param, grad, *states) in enumerate(zip(*call.arrays, strict=True)):
+                rounding = None
+                if call.stochastic_rounding:
+                    rounding = Rounding(call.seed, call.hyper["step"], i, 0, memory_index(param))
+                stored_step(step, update, param, grad, states, call.hyper, rounding)
 
     return make_update_function(update, run, __name__)
-
-
-def _check_update(update: Update, param: Array, others: Sequence[Array]) -> None:
-    for name, array in zip(("param", "grad"), (param, others[0]), strict=True):
-        if array.dtype not in (np.float32, np.float64, np.float16) and not is_bfloat16(array):
-            raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {array.dtype}")
-    for name, array in zip(update.states, others[1:], strict=True):
-        if array.dtype != computed_type(param) and not (is_bfloat16(array) and param.dtype != np.float64):
-            raise TypeError(f"{name}: expected float32 or bfloat16, or float64 like param, got {array.dtype}")
-    for name, array in zip(("grad", *update.states), others, strict=True):
-        if array.shape != param.shape:
-            raise ValueError(f"{name}: expected shape {param.shape} like param, got {array.shape}")
 
 
 def _give(value: Array, model: Array, out: Array | None) -> Array:

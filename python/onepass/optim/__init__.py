@@ -16,6 +16,8 @@ from onepass.optim.adagrad import Adagrad
 from onepass.optim.adam import Adam, AdamW
 from onepass.optim.adamax import Adamax
 from onepass.optim.asgd import ASGD
+from onepass.optim.lamb import LAMB
+from onepass.optim.lars import LARS
 from onepass.optim.lion import Lion
 from onepass.optim.nadam import NAdam
 from onepass.optim.optimizer import Optimizer, StepInfo
@@ -24,10 +26,14 @@ from onepass.optim.rmsprop import RMSprop
 from onepass.optim.rprop import Rprop
 from onepass.optim.sgd import SGD
 from onepass.optim.signum import Signum
+from onepass.optim.swats import SWATS
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
+    "SWATS",
     "AdaBound",
     "Adadelta",
     "Adagrad",

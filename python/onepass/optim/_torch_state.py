@@ -16,6 +16,13 @@ from onepass._types import Update
 from onepass.optim.nadam import _mu_product
 from onepass.optim.optimizer import Array
 
+_TORCHS_FORMULA = {  # our options that say so
+    "eps_inside": False,
+    "eps_root": 0.0,
+    "eps_hat": False,
+    "bias_correction": True,
+    "decoupled_weight_decay": False,
+}
 _EXECUTION = {"foreach", "fused", "capturable", "differentiable"}
 _SCHEDULES = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
 _NOT_OPTIONS = _EXECUTION | _SCHEDULES | {"params", "param_names", "initial_accumulator_value"}
@@ -102,10 +109,12 @@ def _group(given: Mapping[str, Any], rule: _Rule, own: Mapping[str, Any]) -> Opt
         raise ValueError(f"state_dict: {what}, expected torch's {rule.name} with {sorted(rule.options)}")
     if rule.options == _RULES["adam"].options and bool(decoupled) != (rule.name == "AdamW"):
         raise ValueError(f"state_dict: has decoupled_weight_decay={decoupled}, which torch's {rule.name} has not")
+    if rule.name == "AdamW":
+        group["decoupled_weight_decay"] = True
     if rule.name == "SGD" and group["momentum"] == 0:
         group["dampening"] = 0.0  # torch dampens nothing then; ours would, for the sake of groups with momentum
-    if "eps_inside" in own:
-        group["eps_inside"] = False  # torch's formula
+    for name in _TORCHS_FORMULA.keys() & own.keys():
+        group.setdefault(name, _TORCHS_FORMULA[name])
     return {**group, "params": given["params"]}
 
 
