@@ -88,6 +88,7 @@ OPTIONS = {  # none at its default
     "eps_inside": True, "rho": 0.8, "momentum_decay": 0.1, "decoupled_weight_decay": True, "eta_minus": 0.3,
     "eta_plus": 1.6, "step_size_min": 1e-3, "step_size_max": 0.1, "lambd": 0.02, "t0": 1.0, "final_lr": 0.02,
     "gamma": 0.2, "eps_root": 1e-4, "eps_hat": True, "uncorrected": True,
+    "trust_coefficient": 0.01, "sgd": True, "sgd_lr": 0.03,
 }  # fmt: skip
 
 
@@ -137,6 +138,31 @@ def stored_update(name, stochastic):
                 threads=threads,
             )
         return [*params, *(s for state in used for s in state)]
+
+    return run
+
+
+def blocks_update(name, stochastic):
+    """States in 8-bit blocks."""
+    rule = kernels.UPDATES[name]
+
+    def run(arrays, n, threads):
+        with np.errstate(all="ignore"):  # float64's numbers as float32: wide parameters have no states in fewer bits
+            params = [arrays.new(n).astype(np.float32), half(arrays.new(3, n)[:, ::2], np.uint16)]
+        states = [[np.zeros(-(-p.size // 128) * 129, np.uint8) for p in params] for _ in rule.states]
+        for step in (1, 2, 3):
+            grads = [arrays.new(*p.shape) for p in params]
+            getattr(kernels, name)(
+                params,
+                grads,
+                *states,
+                step=step,
+                stochastic_rounding=stochastic,
+                seed=n,
+                dtype="bfloat16",
+                threads=threads,
+            )
+        return [*params, *(s for state in states for s in state)]
 
     return run
 
@@ -236,6 +262,8 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     **{name: (update(name), (9_973, 100_003)) for name in kernels.UPDATES},
     **{f"{name} stored": (stored_update(name, False), (100_003,)) for name in kernels.UPDATES},
     **{f"{name} stored stochastic": (stored_update(name, True), (100_003,)) for name in kernels.UPDATES},
+    **{f"{name} blocks": (blocks_update(name, False), (100_003,)) for name in kernels.UPDATES},
+    **{f"{name} blocks stochastic": (blocks_update(name, True), (100_003,)) for name in kernels.UPDATES},
     "cross_entropy": (cross_entropy(), (1_009, 50_257)),
     "cross_entropy rows": (cross_entropy(wide=False), (12_347,)),
     "cross_entropy in place": (cross_entropy(place="in place"), (1_009,)),

@@ -13,10 +13,11 @@ struct Type {
   const char* name;
 };
 constexpr Type kTypes[] = {
-    {ONEPASS_FLOAT32, 4, "float32"},   {ONEPASS_FLOAT64, 8, "float64"}, {ONEPASS_FLOAT16, 2, "float16"},
-    {ONEPASS_BFLOAT16, 2, "bfloat16"}, {ONEPASS_BLOCKS8, 1, "8-bit blocks"}, {ONEPASS_INT8, 1, "int8"},       {ONEPASS_UINT8, 1, "uint8"},
-    {ONEPASS_INT16, 2, "int16"},       {ONEPASS_UINT16, 2, "uint16"},   {ONEPASS_INT32, 4, "int32"},
-    {ONEPASS_UINT32, 4, "uint32"},     {ONEPASS_INT64, 8, "int64"},     {ONEPASS_UINT64, 8, "uint64"},
+    {ONEPASS_FLOAT32, 4, "float32"},   {ONEPASS_FLOAT64, 8, "float64"},      {ONEPASS_FLOAT16, 2, "float16"},
+    {ONEPASS_BFLOAT16, 2, "bfloat16"}, {ONEPASS_BLOCKS8, 1, "8-bit blocks"}, {ONEPASS_INT8, 1, "int8"},
+    {ONEPASS_UINT8, 1, "uint8"},       {ONEPASS_INT16, 2, "int16"},          {ONEPASS_UINT16, 2, "uint16"},
+    {ONEPASS_INT32, 4, "int32"},       {ONEPASS_UINT32, 4, "uint32"},        {ONEPASS_INT64, 8, "int64"},
+    {ONEPASS_UINT64, 8, "uint64"},
 };
 
 template <typename Visit>

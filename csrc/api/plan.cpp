@@ -67,8 +67,8 @@ void lay_out(const onepass_plan& plan, PlannedTensor& t) {
   const std::int32_t computed = t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
   const bool plain = !t.blocks && !t.lower.present() && !t.copy.present();
   t.direct = plain;
-  t.bfloat16 = plain && state_count > 0 && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) &&
-               stored(1, ONEPASS_FLOAT32);
+  t.bfloat16 =
+      plain && state_count > 0 && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) && stored(1, ONEPASS_FLOAT32);
   for (int k = 0; plain && k < 2 + static_cast<int>(state_count); ++k) {
     t.direct = t.direct && stored(k, computed);
     t.bfloat16 = t.bfloat16 && (k < 2 || stored(k, ONEPASS_BFLOAT16));
@@ -107,9 +107,9 @@ onepass_status check_blocks(const char* name, const onepass_array& state, const 
                             const PlannedTensor& t) {
   const std::int64_t bytes = onepass_blocks8_bytes(t.size);
   if (state.ndim != 1 || state.shape[0] != bytes)
-    return fail(ONEPASS_INVALID_SHAPE, "%s: expected shape (%lld,) for the 8-bit blocks of %s with %lld elements, got %s",
-                name, static_cast<long long>(bytes), param_name, static_cast<long long>(t.size),
-                shape_text(state).c_str());
+    return fail(ONEPASS_INVALID_SHAPE,
+                "%s: expected shape (%lld,) for the 8-bit blocks of %s with %lld elements, got %s", name,
+                static_cast<long long>(bytes), param_name, static_cast<long long>(t.size), shape_text(state).c_str());
   ONEPASS_TRY(check_contiguous(name, state));
   if (reinterpret_cast<std::uintptr_t>(state.data) % sizeof(std::uint32_t) != 0)
     return fail(ONEPASS_INVALID_LAYOUT, "%s: 8-bit blocks must begin at a multiple of 4 bytes; copy it first", name);
@@ -153,7 +153,8 @@ onepass_status set_tensor(const onepass_update_info& info, const onepass_update_
   ONEPASS_TRY(check_any_float(name.c_str(), &given_tensor.param));
   t.param.assign(given_tensor.param);
   t.size = elements(given_tensor.param);
-  t.blocks = info.state_count > 0 && present(&given_tensor.states[0]) && given_tensor.states[0].dtype == ONEPASS_BLOCKS8;
+  t.blocks =
+      info.state_count > 0 && present(&given_tensor.states[0]) && given_tensor.states[0].dtype == ONEPASS_BLOCKS8;
   for (std::size_t k = 0; k < info.state_count; ++k) {
     ONEPASS_TRY(check_state(tensor_name(info.states[k], i, count).c_str(), &given_tensor.states[k], name.c_str(), t));
     t.states[k].assign(given_tensor.states[k]);
@@ -188,7 +189,9 @@ onepass_status check_written_apart(const onepass_plan& plan) {
   std::vector<Written> written;
   const std::size_t count = plan.tensors.size();
   for (std::size_t i = 0; i < count; ++i)
-    for_written(plan, plan.tensors[i], [&](const OwnedArray& a, const char* what) { written.push_back({&a, what, i}); });
+    for_written(plan, plan.tensors[i], [&](const OwnedArray& a, const char* what) {
+      written.push_back({&a, what, i});
+    });
   for (const Written& w : written)
     if (overlaps_itself(w.array->view))
       return fail(ONEPASS_OVERLAP, "%s: several of its elements share memory (a broadcast view?); pass a copy",

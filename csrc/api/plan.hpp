@@ -40,8 +40,8 @@ struct PlannedTensor {
   std::unique_ptr<Layout> layout;  // of param, grad, states (unless in blocks), lower, copy, averages
   Operands operand;
   const OwnedArray* arrays[Layout::kMaxOperands] = {};  // the layout's
-  bool direct = false;     // param, grad and states are as computed, without gaps along the innermost axis
-  bool bfloat16 = false;   // flat and dense: float32 with states in bfloat16
+  bool direct = false;      // param, grad and states are as computed, without gaps along the innermost axis
+  bool bfloat16 = false;    // flat and dense: float32 with states in bfloat16
   double sums[kSums] = {};  // of the last step, if the update makes any
 
   bool wide() const { return param.view.dtype == ONEPASS_FLOAT64; }  // computed in double
@@ -78,9 +78,9 @@ inline std::string tensor_name(const char* what, std::size_t i, std::size_t coun
 struct onepass_plan {
   onepass_update update;
   std::vector<onepass::api::PlannedTensor> tensors;
-  std::vector<onepass::api::Rules> rules;  // per group; kept for the next step
-  std::vector<onepass::api::AdjustedRule> adjusted;             // per tensor, of rules that need sums
-  std::vector<std::array<double, onepass::kSums>> parts;        // sums over parts of tensors
+  std::vector<onepass::api::Rules> rules;                 // per group; kept for the next step
+  std::vector<onepass::api::AdjustedRule> adjusted;       // per tensor, of rules that need sums
+  std::vector<std::array<double, onepass::kSums>> parts;  // sums over parts of tensors
   std::array<onepass::api::Average, ONEPASS_MAX_AVERAGES> averages = {};
   bool stochastic = false;
   std::uint64_t seed = 0;

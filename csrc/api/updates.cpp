@@ -123,8 +123,7 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
   for (int k = 0; k < layout.operands; ++k) {
     const onepass_array& a = t.arrays[k]->view;
     stored[k] = {static_cast<char*>(a.data), a.dtype, k};
-    in_place[k] =
-        is_float(a.dtype) && itemsize(a.dtype) == sizeof(T) && layout.ndim == 1 && layout.dense(k, sizeof(T));
+    in_place[k] = is_float(a.dtype) && itemsize(a.dtype) == sizeof(T) && layout.ndim == 1 && layout.dense(k, sizeof(T));
   }
   std::int64_t at = begin, next = begin;
   const auto load = [&](int k) {
@@ -176,7 +175,8 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
     for (int k = 0; writes_states && k < kernel.states; ++k) {
       if constexpr (sizeof(T) == sizeof(float)) {
         if (t.blocks) {
-          store_blocks(step.table.blocks[info.positive[k]], state_at(t, k, 0), t.size, at, next, states[k], own_bits, k);
+          store_blocks(step.table.blocks[info.positive[k]], state_at(t, k, 0), t.size, at, next, states[k], own_bits,
+                       k);
           continue;
         }
       }
@@ -243,13 +243,12 @@ void measure(const Step& step, onepass_plan& plan, std::int32_t threads, std::in
     if (t.active) parts += parts_of(t);
   plan.parts.assign(static_cast<std::size_t>(parts), {});
   runtime::parallel(runtime::team_size(threads, parts, bytes), parts, [&](std::int64_t begin, std::int64_t end) {
-    for_tensors(plan, begin, end, parts_of,
-                [&](std::size_t i, std::int64_t first, std::int64_t from, std::int64_t to) {
-                  const PlannedTensor& t = plan.tensors[i];
-                  for (std::int64_t part = from; part < to; ++part)
-                    apply(step, group_rule(plan, t), i, part * kPart, std::min((part + 1) * kPart, t.size),
-                          plan.parts[static_cast<std::size_t>(first + part)].data());
-                });
+    for_tensors(plan, begin, end, parts_of, [&](std::size_t i, std::int64_t first, std::int64_t from, std::int64_t to) {
+      const PlannedTensor& t = plan.tensors[i];
+      for (std::int64_t part = from; part < to; ++part)
+        apply(step, group_rule(plan, t), i, part * kPart, std::min((part + 1) * kPart, t.size),
+              plan.parts[static_cast<std::size_t>(first + part)].data());
+    });
   });
   plan.adjusted.resize(plan.tensors.size());
   std::size_t part = 0;
@@ -259,7 +258,8 @@ void measure(const Step& step, onepass_plan& plan, std::int32_t threads, std::in
     std::fill(std::begin(t.sums), std::end(t.sums), 0.0);
     for (const std::size_t end = part + static_cast<std::size_t>(parts_of(t)); part < end; ++part)
       for (std::size_t k = 0; k < kSums; ++k) t.sums[k] += plan.parts[part][k];
-    const auto adjust = t.wide() ? step.table.f64.updates[plan.update].adjust : step.table.f32.updates[plan.update].adjust;
+    const auto adjust =
+        t.wide() ? step.table.f64.updates[plan.update].adjust : step.table.f32.updates[plan.update].adjust;
     if (adjust != nullptr) adjust(group_rule(plan, t), t.sums, plan.adjusted[i].bytes);
   }
 }

@@ -276,6 +276,14 @@ void register_updates(py::module_& m) {
       .def("sums", &Plan::sums)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
   m.def(
+      "zero",
+      [](const py::list& arrays) {
+        std::vector<onepass_array> views;
+        for (const py::handle a : arrays) views.push_back(writable("arrays", a));
+        call([&] { return onepass_zero(views.data(), views.size(), 0); });
+      },
+      py::arg("arrays"));
+  m.def(
       "global_norm",
       [](const py::list& arrays, int threads) {
         std::vector<onepass_array> views;

@@ -1,7 +1,7 @@
 // States in 8 bits: blocks of 128 small floating-point numbers that share a power of two, the scale.
 //
-// A block's scale is the exponent byte of its largest magnitude (0: all are zero; 255: one was not finite, and then none
-// is any more). A code has three bits of mantissa; its exponent counts up to the largest number's:
+// A block's scale is the exponent byte of its largest magnitude (0: all are zero; 255: one was not finite, and then
+// none is any more). A code has three bits of mantissa; its exponent counts up to the largest number's:
 //   signed        sign, E (4 bits), m   +-(2^E (1 + m/8) - 1) 2^(scale - 127 - 14): gradual down to zero, as in mu-law
 //   never negative      E (5 bits), m     2^E (1 + m/8)       2^(scale - 127 - 30): never zero in a block that is not,
 //                                       so that nothing divides by a second moment that was lost

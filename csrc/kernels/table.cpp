@@ -19,8 +19,7 @@ constexpr onepass::FloatKernels<T> float_kernels() {
   return {
       .updates =
           {
-#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
-  update_kernel<rules::name<T>, onepass_##name##_hyper, T>(),
+#define ONEPASS_UPDATE(name, state_names, hyperparameters) update_kernel<rules::name<T>, onepass_##name##_hyper, T>(),
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
           },

@@ -11,7 +11,7 @@ namespace onepass {
 inline constexpr int kRuleBytes = 192;  // room for any rule, prepared for one step
 inline constexpr int kRuleAlignment = 16;
 
-inline constexpr int kSums = 3;  // of squares of two quantities that a rule names, and of their products
+inline constexpr int kSums = 3;               // of squares of two quantities that a rule names, and of their products
 inline constexpr std::int64_t kSumRun = 256;  // elements whose sums are added up before the next ones begin
 
 struct UpdateKernel {
@@ -26,7 +26,8 @@ struct UpdateKernel {
                             std::uint32_t counter);
 
   // Of rules that need sums over the whole tensor, else null. measure adds n elements' to sums (kSums), and with
-  // measure_writes writes the states, which apply then leaves alone. adjust makes the tensor's own rule of them, which apply then takes; null: measure was the update.
+  // measure_writes writes the states, which apply then leaves alone. adjust makes the tensor's own rule of them, which
+  // apply then takes; null: measure was the update.
   void (*measure)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n, double* sums);
   void (*adjust)(const void* rule, const double* sums, void* adjusted);
   bool measure_writes;

@@ -1,6 +1,7 @@
 // Update rules that need sums over the whole tensor: what rules.hpp says holds here too. measure() sees every element
 // first and names two quantities, of whose squares and products the tensor's sums are made; adjust() takes these; then
-// operator() makes the step. kMeasureWrites: the states are written by measure(), else by operator(). Without adjust(), measure() is the step and the sums are the caller's to read.
+// operator() makes the step. kMeasureWrites: the states are written by measure(), else by operator(). Without adjust(),
+// measure() is the step and the sums are the caller's to read.
 #pragma once
 
 #include "kernels/rules.hpp"
@@ -68,8 +69,7 @@ struct lars {
   }
   void adjust(const double* sums) {
     const double length = root(sums[0]), slope = root(sums[1]);
-    const double ratio =
-        length > 0.0 && slope > 0.0 ? trust * length / (slope + weight_decay * length + eps) : 1.0;
+    const double ratio = length > 0.0 && slope > 0.0 ? trust * length / (slope + weight_decay * length + eps) : 1.0;
     rate = static_cast<T>(lr * ratio);
   }
   void operator()(T& p, T g, T& buffer) const {

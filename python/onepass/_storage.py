@@ -75,19 +75,20 @@ def _stochastic_float16(values: Array, random: Array) -> Array:
     return stored
 
 
-def _memory_axes(array: Array) -> list[int]:
+def memory_axes(array: Array) -> list[int]:
+    """The axes, that of the largest stride first; those of one element last."""
     return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]) if array.shape[axis] != 1 else 0)
 
 
 def in_memory_order(values: Array, like: Array) -> Array:
     """The elements, (size,), with the axis of like's largest stride outermost."""
-    flat: Array = values.transpose(_memory_axes(like)).reshape(-1)
+    flat: Array = values.transpose(memory_axes(like)).reshape(-1)
     return flat
 
 
 def from_memory_order(flat: Array, like: Array) -> Array:
     """The way back: an array of like's shape."""
-    axes = _memory_axes(like)
+    axes = memory_axes(like)
     back: Array = flat.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
     return back
 

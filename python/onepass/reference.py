@@ -9,7 +9,7 @@ that both give the same bits; their steps stand beside the classes in onepass/op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np

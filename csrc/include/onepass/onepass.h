@@ -128,9 +128,9 @@ onepass_status onepass_plan_set_group(onepass_plan* plan, size_t i, int32_t grou
  * generator keyed by seed, step, tensor and index, so that the bits depend on nothing else. The index counts a
  * tensor's elements with the axis of the param's largest stride outermost. Otherwise (the default): to nearest even. */
 onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic, uint64_t seed);
-/* From now on, after each update of a tensor that has averages[i]: average += weight (param - average), in the same pass;
- * with write_back, param = average then. 0 <= weight <= 1; without weight and write_back (the default) it is left alone.
- * weight = 1 - decay: an exponential moving average; 1 / n: the mean of n; with write_back: Lookahead. */
+/* From now on, after each update of a tensor that has averages[i]: average += weight (param - average), in the same
+ * pass; with write_back, param = average then. 0 <= weight <= 1; without weight and write_back (the default) it is left
+ * alone. weight = 1 - decay: an exponential moving average; 1 / n: the mean of n; with write_back: Lookahead. */
 onepass_status onepass_plan_set_average(onepass_plan* plan, int32_t i, double weight, int32_t write_back);
 /* What an update that sums over tensors found in the last step on tensor i: sums (3) of squares of its two quantities
  * and of their products. lamb: param, direction; lars: param, gradient; swats: step, gradient. */
@@ -188,6 +188,10 @@ const onepass_update_info* onepass_update_registry(onepass_update update); /* NU
 /* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double.
  */
 onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
+
+/* Sets dense arrays of any type to zero, all threads together, after asking for huge pages: for new states, whose first
+ * step would otherwise take its page faults one by one. */
+onepass_status onepass_zero(const onepass_array* arrays, size_t count, int32_t threads);
 
 /* ---- softmax and losses -------------------------------------------------------------------------------------- */
 

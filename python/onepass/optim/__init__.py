@@ -16,6 +16,7 @@ from onepass.optim.adagrad import Adagrad
 from onepass.optim.adam import Adam, AdamW
 from onepass.optim.adamax import Adamax
 from onepass.optim.asgd import ASGD
+from onepass.optim.averages import EMA, SWA, Lookahead
 from onepass.optim.lamb import LAMB
 from onepass.optim.lars import LARS
 from onepass.optim.lion import Lion
@@ -30,9 +31,11 @@ from onepass.optim.swats import SWATS
 
 __all__ = [
     "ASGD",
+    "EMA",
     "LAMB",
     "LARS",
     "SGD",
+    "SWA",
     "SWATS",
     "AdaBound",
     "Adadelta",
@@ -41,6 +44,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Lookahead",
     "NAdam",
     "Optimizer",
     "RAdam",

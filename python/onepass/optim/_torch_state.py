@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onepass._storage import encode
 from onepass._types import Update
 from onepass.optim.nadam import _mu_product
 from onepass.optim.optimizer import Array
@@ -79,7 +78,7 @@ def from_torch(
     Args:
         state_dict: torch's, with groups of as many parameters as own_groups.
         update: of the optimizer that loads it.
-        fresh: the states of each parameter before its first step, as they are stored.
+        fresh: the states of each parameter before its first step, in what is computed in, as the result's are.
     """
     rule = _RULES.get(update.name.partition("_")[0])
     if rule is None:
@@ -137,7 +136,7 @@ def _parameter(
     if "mu_product" in entry:
         _check_mu_product(_number(entry["mu_product"], "mu_product"), step, group, i)
     states = {
-        name: _stored(entry[theirs[name]], own) if theirs[name] in entry else own
+        name: _array(entry[theirs[name]]) if theirs[name] in entry else own
         for name, own in zip(update.states, fresh, strict=True)
     }
     return {"step": step, **states}
@@ -171,16 +170,6 @@ def _number(value: Any, name: str) -> float:
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ValueError(f"state_dict: {name}: expected a number, got {array.dtype} {array.shape}")
     return float(array.item())
-
-
-def _stored(value: Any, own: Array) -> Array:
-    """Rounded to bfloat16 where states are kept in that; else as it is."""
-    array = _array(value)
-    if own.dtype != np.uint16 or array.dtype != np.float32:
-        return array
-    out = np.empty(array.shape, np.uint16)
-    encode(array, out, None)
-    return out
 
 
 def _array(value: Any) -> Array:

@@ -22,8 +22,8 @@ class LAMB(Optimizer):
         p = p - lr |p| / |d| d                       (without the ratio where |p| or |d| is 0)
 
     Args:
-        params: see :class:`Optimizer`. A trust ratio |p| / |d| is that of one array; biases and scales of normalizations
-            are usually given a group without weight_decay.
+        params: see :class:`Optimizer`. A trust ratio |p| / |d| is that of one array; biases and scales of
+            normalizations are usually given a group without weight_decay.
         lr: learning rate.
         betas: what the moving averages of the gradient and of its square keep.
         eps: outside the square root, behind the bias correction.
@@ -32,9 +32,9 @@ class LAMB(Optimizer):
         maximize: follow the gradient.
         max_norm, max_value, **storage: see :class:`Optimizer`.
 
-    States ``exp_avg`` (m) and ``exp_avg_sq`` (v). The formula is that of optax.lamb (identity as phi). Norms are sums of
-    squares in double, in an order that does not depend on the number of threads. Two passes: 40 bytes for each float32
-    parameter.
+    States ``exp_avg`` (m) and ``exp_avg_sq`` (v). The formula is that of optax.lamb (identity as phi). Norms are sums
+    of squares in double, in an order that does not depend on the number of threads. Two passes: 40 bytes for each
+    float32 parameter.
 
     >>> import numpy as np
     >>> p = np.array([3.0, 4.0])

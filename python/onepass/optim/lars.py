@@ -32,8 +32,8 @@ class LARS(Optimizer):
         maximize: follow the gradient.
         max_norm, max_value, **storage: see :class:`Optimizer`.
 
-    State ``momentum_buffer`` (b). Norms are sums of squares in double, in an order that does not depend on the number of
-    threads. Two passes: 28 bytes for each float32 parameter.
+    State ``momentum_buffer`` (b). Norms are sums of squares in double, in an order that does not depend on the number
+    of threads. Two passes: 28 bytes for each float32 parameter.
 
     >>> import numpy as np
     >>> p = np.array([3.0, 4.0])

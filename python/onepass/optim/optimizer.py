@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass import _core
-from onepass._storage import computed_type, encode, is_bfloat16
-from onepass._update_functions import check_bits, check_limit, check_seed
+from onepass._storage import computed_type, decode, encode, memory_axes
+from onepass._update_functions import check_limit
 from onepass.kernels import UPDATES, global_norm
+from onepass.optim.storage import Storage, zeros_like
 from onepass.schedules import Schedule
 
 Array = NDArray[Any]
@@ -46,14 +47,20 @@ class Optimizer:
         max_norm: gradients are scaled down so that their global norm is at most this; None: no clipping.
         max_value: then every element of a gradient is clipped to [-max_value, max_value], before weight decay, as
             torch.nn.utils.clip_grad_value_ does; None: no clipping. NaN stays NaN.
-        state_dtype: "float32" (float64 beside float64 parameters) or "bfloat16", kept as its bits in uint16: states
-            take half the memory and move half the bytes. Slow moving averages need ``stochastic_rounding`` then: with
-            beta2 = 0.999 a second moment changes by less than half a unit in the last of eight bits.
+        state_dtype: "float32" (float64 beside float64 parameters); "bfloat16", kept as its bits in uint16; or "float8",
+            8-bit numbers in blocks of 128 with a scale each, kept in one-dimensional arrays of uint8. States take half
+            or a quarter of the memory and move as many bytes. Slow moving averages need ``stochastic_rounding`` then:
+            with beta2 = 0.999 a second moment changes by less than half a unit in the last of eight bits.
         stochastic_rounding: what is stored in fewer bits than float32 (states, and float16 or bfloat16 parameters) is
-            rounded up with the probability of what is cut off; otherwise to nearest even.
+            rounded up with the probability of what is cut off; otherwise to nearest. None: True for float8, else False.
         seed: of the generator of stochastic rounding, which is keyed by (seed, step, tensor, index): the bits do not
             depend on the number of threads.
         dtype: "bfloat16": parameters and gradients in uint16 are the bits of bfloat16 (arrays of ml_dtypes need none).
+        master_weights: for parameters in float16 or bfloat16. "float32": the step is made on float32 weights that this
+            optimizer keeps (``weights``), and the parameters receive them rounded to nearest. "split", for bfloat16:
+            the parameters are the upper halves of float32 weights, and only the lower ones are kept, in 2 bytes.
+        copies: for each parameter an array of float16 or bfloat16 of its shape, or None: receives the new weights
+            rounded to nearest, in the same pass. It is first written by the first step.
 
     An ``lr`` may be a schedule: a function step -> rate, such as those of :mod:`onepass.schedules`. Every step asks it
     once for each group that has one, with the number of steps that the group has made: the largest among its
@@ -62,6 +69,7 @@ class Optimizer:
 
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
+        weights: what the steps are made on: the parameters, or their float32 master weights.
         max_norm, max_value: may be assigned between steps.
     """
 
@@ -76,31 +84,26 @@ class Optimizer:
         defaults: Mapping[str, Any],
         max_norm: float | None = None,
         max_value: float | None = None,
-        *,
-        state_dtype: str = "float32",
-        stochastic_rounding: bool = False,
-        seed: int = 0,
-        dtype: str | None = None,
+        **storage: Any,
     ) -> None:
         self.max_norm = None if max_norm is None else check_limit("max_norm", max_norm)
         self.max_value = None if max_value is None else check_limit("max_value", max_value)
-        if state_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"state_dtype: expected 'float32' or 'bfloat16', got {state_dtype!r}")
-        self.state_dtype = state_dtype
+        self._storage = Storage.checked(**storage)
         self._options = frozenset({"params", *defaults})
         self.param_groups = _make_groups(params, defaults)
         self._check_groups(_with_rates(self.param_groups, []))
         self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
-        check_bits("params", self._params, dtype)
-        for i, p in enumerate(self._params):
-            _check_param(i, p, state_dtype)
-        group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._states = [self._stored(p, self.initial_states(p)) for p in self._params]
-        self._plan = _core.Plan(self.update.name, self._params, self._states, group_of)
-        self._plan.set_storage(stochastic_rounding, check_seed(seed), dtype == "bfloat16")
+        self._storage.check_params(self._params)
+        self.weights, self._beside = self._storage.weights(self._params)
+        self._states = [self._storage.states(self.update, p, self.initial_states(p)) for p in self.weights]
+        self._plan = self._make_plan()
         self._seen_groups: list[dict[str, Any]] = []
         self._hyper: list[tuple[Any, ...]] = []
+
+    @property
+    def state_dtype(self) -> str:
+        return self._storage.state_dtype
 
     # ---- what a subclass says
 
@@ -119,7 +122,7 @@ class Optimizer:
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
         """The states of a parameter before the first step, in what is computed in: zeros in its own order of axes."""
-        return tuple([_zeros_like(param) for _ in self.update.states])
+        return tuple([zeros_like(param) for _ in self.update.states])
 
     # ---- what a user calls
 
@@ -170,10 +173,7 @@ class Optimizer:
                 {**group, "params": [next(index) for _ in group["params"]]}
                 for group in _with_rates(self.param_groups, steps)
             ],
-            "state": {
-                i: {"step": steps[i], **dict(zip(self.update.states, states, strict=True))}
-                for i, states in enumerate(self._states)
-            },
+            "state": {i: {"step": steps[i], **self._order(i), **self._kept(i)} for i in range(len(self._params))},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -216,13 +216,62 @@ class Optimizer:
 
     # ---- inside
 
-    def _stored(self, param: Array, states: Sequence[Array]) -> tuple[Array, ...]:
-        if self.state_dtype != "bfloat16":
-            return tuple(states)
-        stored = [_zeros_like(param, np.uint16) for _ in states]
-        for values, out in zip(states, stored, strict=True):
-            encode(values, out, None)
-        return tuple(stored)
+    def _make_plan(self) -> _core.Plan:
+        group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
+        plan = _core.Plan(self.update.name, self.weights, self._states, group_of, self._beside)
+        storage = self._storage
+        plan.set_storage(storage.stochastic_rounding, storage.seed, storage.dtype == "bfloat16")
+        return plan
+
+    def _add_average(self) -> tuple[int, list[Array]]:
+        """Makes room for an average of each parameter, which begins as the parameter."""
+        slots = [slot for slot in range(2) if f"average {slot}" not in self._beside]
+        if not slots:
+            raise ValueError("optimizer: has two averages already, as many as a step can write")
+        arrays = [self._full(i) for i in range(len(self._params))]
+        steps = self._plan.steps
+        self._beside[f"average {slots[0]}"] = list(arrays)
+        self._plan = self._make_plan()
+        self._plan.steps = steps
+        return slots[0], arrays
+
+    def _full(self, i: int) -> Array:
+        """A copy of a parameter in what is computed in."""
+        weights = decode(self.weights[i], computed_type(self.weights[i]))
+        lower = self._beside.get("lower", [None] * len(self.weights))[i]
+        if lower is not None:
+            weights = (weights.view(np.uint32) | lower).view(np.float32)
+        return np.array(weights, order="K", copy=True, subok=False)
+
+    def _exchange(self, arrays: Sequence[Array]) -> None:
+        """Exchange the parameters, their master weights and copies with arrays of what is computed in."""
+        for i, array in enumerate(arrays):
+            mine = self._full(i)
+            lower = self._beside.get("lower", [None] * len(arrays))[i]
+            if lower is not None:
+                bits = array.view(np.uint32)
+                self.weights[i].view(np.uint16)[...] = bits >> np.uint32(16)
+                lower[...] = bits & np.uint32(0xFFFF)
+            else:
+                encode(array, self.weights[i], None)
+            copy = self._beside.get("copy", [None] * len(arrays))[i]
+            if copy is not None:
+                encode(array, copy, None)
+            array[...] = mine
+
+    def _order(self, i: int) -> dict[str, Any]:
+        # 8-bit blocks hold a tensor in the order of its memory
+        return {"axes": memory_axes(self.weights[i])} if self.state_dtype == "float8" else {}
+
+    def _kept(self, i: int) -> dict[str, Array]:
+        """What is saved of a parameter: its states, and what its weights have beside the parameter."""
+        kept = dict(zip(self.update.states, self._states[i], strict=True))
+        if self.weights[i] is not self._params[i]:
+            kept["master"] = self.weights[i]
+        lower = self._beside.get("lower", [None] * len(self._params))[i]
+        if lower is not None:
+            kept["lower"] = lower
+        return kept
 
     def _check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         for group in groups:
@@ -258,8 +307,16 @@ class Optimizer:
         if not _torch_state.is_torchs(state_dict):
             return state_dict
         self._check_sizes(state_dict["param_groups"])
-        fresh = [self._stored(p, self.initial_states(p)) for p in self._params]
-        return _torch_state.from_torch(state_dict, self.update, self.param_groups, fresh)
+        fresh = [self.initial_states(p) for p in self.weights]
+        ours = _torch_state.from_torch(state_dict, self.update, self.param_groups, fresh)
+        for i, (param, states) in enumerate(zip(self.weights, fresh, strict=True)):
+            entry = ours["state"][i]
+            given = [entry[name] for name in self.update.states]
+            if all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(given, states, strict=True)):
+                stored = self._storage.states(self.update, param, given)
+                entry.update(zip(self.update.states, stored, strict=True))
+            entry.update({name: array for name, array in self._kept(i).items() if name in ("master", "lower")})
+        return ours
 
     def _check_sizes(self, groups: Sequence[Mapping[str, Any]]) -> None:
         sizes = [len(group["params"]) for group in groups]
@@ -268,8 +325,14 @@ class Optimizer:
             raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
 
     def _loaded_states(self, entry: Mapping[str, Any], i: int) -> list[tuple[Array, Array]]:
+        for name, axes in self._order(i).items():
+            if list(entry.get(name, axes)) != axes:
+                raise ValueError(
+                    f"state_dict: states of parameter {i} are in blocks along the axes {entry[name]}, this optimizer's "
+                    f"along {axes}; the parameter's memory must have the order that it had"
+                )
         pairs = []
-        for name, own in zip(self.update.states, self._states[i], strict=True):
+        for name, own in self._kept(i).items():
             if name not in entry:
                 raise ValueError(f"state_dict: parameter {i} has no {name}")
             array = np.asarray(entry[name])
@@ -363,19 +426,3 @@ def _rate(schedule: Schedule, step: int) -> float:
     rate = schedule(step)
     check_number(f"lr (the schedule's at step {step})", rate, 0.0, math.inf)
     return float(rate)
-
-
-def _check_param(i: int, param: object, state_dtype: str) -> None:
-    if not isinstance(param, np.ndarray):
-        raise TypeError(f"params[{i}]: expected a NumPy array, got {type(param).__name__}")
-    if param.dtype not in (np.float32, np.float64, np.float16) and not is_bfloat16(param):
-        raise TypeError(f"params[{i}]: expected float32, float64, float16 or bfloat16, got {param.dtype}")
-    if param.dtype == np.float64 and state_dtype != "float32":
-        raise TypeError(
-            f"params[{i}]: is float64, whose states are float64 too; state_dtype={state_dtype!r} needs float32"
-        )
-
-
-def _zeros_like(param: Array, dtype: Any = None) -> Array:
-    # the parameter's own order of axes, without the gaps of a view, so that all streams are dense where they can be
-    return np.zeros_like(param, computed_type(param) if dtype is None else dtype, order="K", subok=False)

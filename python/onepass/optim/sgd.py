@@ -78,6 +78,11 @@ class SGD(Optimizer):
     def update_name(self, groups: Sequence[Mapping[str, Any]]) -> str:
         return "sgd_momentum" if any(group["momentum"] != 0 for group in groups) else "sgd"
 
+    def hyperparameters(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        # beside a group with momentum, one without it has nothing to dampen
+        plain = {"dampening": 0.0} if group["momentum"] == 0 else {}
+        return super().hyperparameters({**group, **plain})
+
     def check_options(self, group: Mapping[str, Any]) -> None:
         super().check_options(group)
         check_number("momentum", group["momentum"], 0.0, math.inf)
