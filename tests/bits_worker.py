@@ -147,8 +147,8 @@ def blocks_update(name, stochastic):
     rule = kernels.UPDATES[name]
 
     def run(arrays, n, threads):
-        with np.errstate(all="ignore"):  # float64's numbers as float32: wide parameters have no states in fewer bits
-            params = [arrays.new(n).astype(np.float32), half(arrays.new(3, n)[:, ::2], np.uint16)]
+        narrow = np.float16 if arrays.dtype == np.float64 else np.float32  # wide ones have no states in fewer bits
+        params = [half(arrays.new(n), narrow), half(arrays.new(3, n)[:, 1::2], np.uint16)]
         states = [[np.zeros(-(-p.size // 128) * 129, np.uint8) for p in params] for _ in rule.states]
         for step in (1, 2, 3):
             grads = [arrays.new(*p.shape) for p in params]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import limits, peers
 from bench.arrays import narrow, widen
@@ -11,24 +11,40 @@ from bench.case import Case, Contender, Entry, Goal, label, size_class
 from bench.contenders.problem import STEPS, Problem
 from bench.selection import Selection
 
-# name: (parameters and gradients, states, stochastic rounding)
+class Storage(NamedTuple):
+    data: str  # parameters and gradients
+    states: str
+    stochastic: bool
+    master_weights: str | None = None
+
+
 STORAGES = {
-    "onepass": ("float32", "float32", False),
-    "bf16 states": ("float32", "bfloat16", False),
-    "bf16 states, stochastic": ("float32", "bfloat16", True),
-    "bf16 p, g, f32 states": ("bfloat16", "float32", True),
-    "bf16 p, g, states": ("bfloat16", "bfloat16", True),
-    "f16 p, g, bf16 states": ("float16", "bfloat16", True),
+    "onepass": Storage("float32", "float32", False),
+    "bf16 states": Storage("float32", "bfloat16", False),
+    "bf16 states, stochastic": Storage("float32", "bfloat16", True),
+    "8-bit states": Storage("float32", "float8", True),
+    "8-bit states, nearest": Storage("float32", "float8", False),
+    "bf16 p, g, f32 states": Storage("bfloat16", "float32", True),
+    "bf16 p, g, states": Storage("bfloat16", "bfloat16", True),
+    "bf16 p, g, 8-bit states": Storage("bfloat16", "float8", True),
+    "bf16 p, g, 8-bit states, nearest": Storage("bfloat16", "float8", False),
+    "bf16 p, g, split, 8-bit states": Storage("bfloat16", "float8", True, "split"),
+    "bf16 p, g, f32 master, bf16 states": Storage("bfloat16", "bfloat16", False, "float32"),
+    "f16 p, g, bf16 states": Storage("float16", "bfloat16", True),
 }
-GOALS = {"bf16 states": 1.35}
+GOALS = {"bf16 states": 1.35, "8-bit states": 1.6, "bf16 p, g, 8-bit states": 2.2}
 
 
 def _onepass(problem: Problem, name: str) -> Contender:
-    data, state, stochastic = STORAGES[name]
-    params = [narrow(p, data) for p in problem.params()]
-    grads = [narrow(g, data) for g in problem.grads()]
+    storage = STORAGES[name]
+    params = [narrow(p, storage.data) for p in problem.params()]
+    grads = [narrow(g, storage.data) for g in problem.grads()]
     optimizer = peers.load("onepass.optim").Adam(
-        params, state_dtype=state, stochastic_rounding=stochastic, dtype="bfloat16"
+        params,
+        state_dtype=storage.states,
+        stochastic_rounding=storage.stochastic,
+        master_weights=storage.master_weights,
+        dtype="bfloat16",
     )
     return Contender(lambda: optimizer.step(grads), lambda: problem.result([widen(p) for p in params]))
 

@@ -65,7 +65,8 @@ void lay_out(const onepass_plan& plan, PlannedTensor& t) {
     return views[k]->dtype == dtype && t.layout->dense(k, itemsize(dtype));
   };
   const std::int32_t computed = t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
-  const bool plain = !t.blocks && !t.lower.present() && !t.copy.present();
+  const bool alone = !t.lower.present() && !t.copy.present(), plain = alone && !t.blocks;
+  t.flat = alone && t.blocks && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) && stored(1, ONEPASS_FLOAT32);
   t.direct = plain;
   t.bfloat16 =
       plain && state_count > 0 && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) && stored(1, ONEPASS_FLOAT32);

@@ -85,9 +85,17 @@ inline void load_halves(const KernelTable& table, const Layout& layout, const St
 
 inline void store_halves(const KernelTable& table, const Layout& layout, const Stored& upper, const Stored& lower,
                          std::int64_t begin, std::int64_t end, const float* from) {
+  const Stored* halves[] = {&upper, &lower};
+  const auto dense = [&](const Stored& a) {
+    return layout.ndim == 1 && layout.dense(a.operand, sizeof(std::uint16_t));
+  };
+  if (dense(upper) && dense(lower)) {
+    const auto at = static_cast<std::size_t>(begin) * sizeof(std::uint16_t);
+    table.split_halves(from, upper.data + at, lower.data + at, end - begin);
+    return;
+  }
   alignas(64) char raw[2][kStage * sizeof(std::uint16_t)];
   table.split_halves(from, raw[0], raw[1], end - begin);
-  const Stored* halves[] = {&upper, &lower};
   for (int i = 0; i < 2; ++i) {
     const Stored& a = *halves[i];
     const std::int64_t step = layout.strides[a.operand][layout.ndim - 1];
@@ -106,19 +114,21 @@ static_assert(kStage % kBlockElements == 0);
 
 inline std::int64_t block_count(std::int64_t elements) { return (elements + kBlockElements - 1) / kBlockElements; }
 
+inline std::uint8_t* block_scales(char* data, std::int64_t elements) {
+  return reinterpret_cast<std::uint8_t*>(data + block_count(elements) * kBlockElements);
+}
+
 // Elements [begin, end), begin a multiple of a block's; `to` has room for whole blocks.
 inline void load_blocks(const BlockCodec& codec, char* data, std::int64_t elements, std::int64_t begin,
                         std::int64_t end, float* to) {
-  const auto* scales = reinterpret_cast<const std::uint8_t*>(data + block_count(elements) * kBlockElements);
-  codec.decode(data + begin, scales + begin / kBlockElements, to, block_count(end - begin));
+  codec.decode(data + begin, block_scales(data, elements) + begin / kBlockElements, to, block_count(end - begin));
 }
 
 inline void store_blocks(const BlockCodec& codec, char* data, std::int64_t elements, std::int64_t begin,
                          std::int64_t end, float* from, const std::uint32_t* random, int state) {
-  auto* scales = reinterpret_cast<std::uint8_t*>(data + block_count(elements) * kBlockElements);
   const std::int64_t blocks = block_count(end - begin);
   std::fill(from + (end - begin), from + blocks * kBlockElements, 0.0F);  // behind the last element
-  codec.encode(from, data + begin, scales + begin / kBlockElements, blocks, random, state);
+  codec.encode(from, data + begin, block_scales(data, elements) + begin / kBlockElements, blocks, random, state);
 }
 
 // ---- keys of stochastic rounding

@@ -108,6 +108,28 @@ void apply_bfloat16(const Step& step, const UpdateKernel& kernel, const void* ru
   }
 }
 
+// The same with states in 8-bit blocks; param and grad are dense, and element `begin` begins a block.
+void apply_blocks(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, float* param,
+                  const float* grad, std::int64_t begin, std::int64_t end, std::uint32_t counter) {
+  void* codes[ONEPASS_MAX_STATES] = {};
+  std::uint8_t* scales[ONEPASS_MAX_STATES] = {};
+  for (int k = 0; k < kernel.states; ++k) {
+    codes[k] = state_at(t, k, begin);
+    scales[k] = block_scales(state_at(t, k, 0), t.size) + begin / kBlockElements;
+  }
+  kernel.apply_blocks[step.plan.stochastic](rule, param, grad, codes, scales, end - begin, counter);
+}
+
+void apply_blocks(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
+                  std::size_t tensor, std::int64_t begin, std::int64_t end) {
+  RandomBits random(step.plan, step.number(t), tensor);
+  for (std::int64_t next; begin < end; begin = next) {
+    next = std::min(end, random.until(begin));
+    apply_blocks(step, kernel, rule, t, static_cast<float*>(t.param.view.data) + begin,
+                 static_cast<const float*>(t.grad.view.data) + begin, begin, next, random.counter(begin));
+  }
+}
+
 // The same through dense buffers: for every other storage, where there are gaps, for what is written beside the param,
 // and for sums, which are added to `sums`.
 template <typename T>
@@ -136,7 +158,9 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
   };
   const onepass_update_info& info = *onepass_update_registry(plan.update);
   const bool writes_param = step.pass != Pass::measure || kernel.adjust == nullptr;
-  const bool writes_states = step.pass == Pass::whole || (step.pass == Pass::measure) == kernel.measure_writes;
+  const bool fused = t.blocks && kernel.apply_blocks[0] != nullptr;
+  const bool writes_states =
+      fused ? false : step.pass == Pass::whole || (step.pass == Pass::measure) == kernel.measure_writes;
   RandomBits random(plan, step.number(t), tensor);
   for (; at < end; at = next) {
     next = std::min({at + kStage, end, random.until(at)});
@@ -156,7 +180,7 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
     }
     const T* grad = load(1);
     T* states[ONEPASS_MAX_STATES] = {};
-    for (int k = 0; k < kernel.states; ++k) {
+    for (int k = 0; !fused && k < kernel.states; ++k) {
       if constexpr (sizeof(T) == sizeof(float)) {
         if (t.blocks) {
           states[k] = buffer[Layout::kMaxOperands + k];
@@ -168,10 +192,14 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
     }
     void* raw_states[ONEPASS_MAX_STATES] = {};
     for (int k = 0; k < kernel.states; ++k) raw_states[k] = states[k];
-    if (step.pass == Pass::measure)
+    if (fused) {
+      if constexpr (sizeof(T) == sizeof(float))
+        apply_blocks(step, kernel, rule, t, param, grad, at, next, random.counter(at));
+    } else if (step.pass == Pass::measure) {
       kernel.measure(rule, param, grad, raw_states, next - at, sums);
-    else
+    } else {
       kernel.apply(rule, param, grad, raw_states, next - at);
+    }
     for (int k = 0; writes_states && k < kernel.states; ++k) {
       if constexpr (sizeof(T) == sizeof(float)) {
         if (t.blocks) {
@@ -211,6 +239,8 @@ void apply(const Step& step, const void* rule, std::size_t tensor, std::int64_t 
       apply_direct(kernel, rule, t, begin, end);
     else if (whole && t.bfloat16 && step.pass == Pass::whole)
       apply_bfloat16(step, kernel, rule, t, tensor, begin, end);
+    else if (whole && t.flat && kernel.apply_blocks[0] != nullptr)
+      apply_blocks(step, kernel, rule, t, tensor, begin, end);
     else
       apply_staged<T>(step, kernel, rule, t, tensor, begin, end, sums);
     return ONEPASS_OK;

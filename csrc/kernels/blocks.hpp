@@ -27,6 +27,9 @@ struct BlockCode {
   static constexpr std::uint32_t kOne = 127U << 23, kTwo = 128U << 23;
   static constexpr std::uint32_t kMask = nonnegative ? 0xffU << 20 : 0x7fU << 20;
 
+  static float scale(std::uint32_t exponent) {
+    return std::bit_cast<float>((exponent == 0 || exponent == 255 ? exponent : exponent - kRange - 1) << 23);
+  }
   // code: the byte at bits 20 to 27 (others: anything); top: at bits 24 to 31. Twice the number, in units of the scale.
   static float decode(std::uint32_t code, std::uint32_t top, float scale) {
     const float number = std::bit_cast<float>((code & kMask) | kTwo);
@@ -72,9 +75,7 @@ void decode_blocks(const void* codes, const std::uint8_t* scales, float* to, std
     const std::uint32_t* __restrict words = static_cast<const std::uint32_t*>(codes) + block * (kBlockNumbers / 4);
     float* __restrict out = to + block * kBlockNumbers;
     for (int line = 0; line < kBlockNumbers; line += 64) prefetch(words, line + 1024);
-    const std::uint32_t exponent = scales[block];
-    const std::uint32_t scale_bits = exponent == 0 || exponent == 255 ? exponent : exponent - Code::kRange - 1;
-    const float scale = std::bit_cast<float>(scale_bits << 23);
+    const float scale = Code::scale(scales[block]);
     for (int half = 0; half < 2; ++half) {
       ONEPASS_INDEPENDENT
       for (int k = 0; k < 16; ++k) {
@@ -113,38 +114,54 @@ void encode_block_codes(const float* __restrict in, std::uint32_t* __restrict wo
   }
 }
 
-// To nearest, ties away from zero, where random is null; else as Codec::encode, with the bits of `state`.
+// Largest magnitudes (as bits) of a block's numbers, by lane of sixteen.
+struct BlockMaximum {
+  std::uint32_t lane[16];
+
+  void see(int k, float x) {
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x) & 0x7fffffffU;
+    lane[k] = magnitude > lane[k] ? magnitude : lane[k];
+  }
+  std::uint32_t exponent() {
+    for (int width = 8; width > 0; width /= 2)
+      for (int k = 0; k < width; ++k) lane[k] = lane[k] > lane[k + width] ? lane[k] : lane[k + width];
+    const std::uint32_t largest = lane[0] >> 23;
+    return largest != 0 && largest < kSmallestScale ? kSmallestScale : largest;
+  }
+};
+
+// One block. To nearest, ties away from zero, unless stochastic: then with the bits of `state`, as Codec::encode.
+template <bool nonnegative, bool stochastic, int state>
+void encode_block(const float* in, BlockMaximum& maximum, std::uint32_t* words, std::uint8_t& scale,
+                  const std::uint32_t* random) {
+  const std::uint32_t exponent = maximum.exponent();
+  scale = static_cast<std::uint8_t>(exponent);
+  if (exponent == 0 || exponent == 255) {
+    std::memset(words, 0, kBlockNumbers);
+    return;
+  }
+  const float inverse = std::bit_cast<float>((254U + BlockCode<nonnegative>::kRange - exponent) << 23);
+  encode_block_codes<nonnegative, stochastic, state>(in, words, inverse, random);
+}
+
 template <bool nonnegative>
 void encode_blocks(const float* from, void* codes, std::uint8_t* scales, std::int64_t blocks,
                    const std::uint32_t* random, int state) {
   for (std::int64_t block = 0; block < blocks; ++block) {
-    const float* __restrict in = from + block * kBlockNumbers;
+    const float* in = from + block * kBlockNumbers;
     std::uint32_t* words = static_cast<std::uint32_t*>(codes) + block * (kBlockNumbers / 4);
-    std::uint32_t lane[16] = {};
+    BlockMaximum maximum = {};
     for (int i = 0; i < kBlockNumbers; i += 16)
-      for (int k = 0; k < 16; ++k) {
-        const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(in[i + k]) & 0x7fffffffU;
-        lane[k] = magnitude > lane[k] ? magnitude : lane[k];
-      }
-    for (int width = 8; width > 0; width /= 2)
-      for (int k = 0; k < width; ++k) lane[k] = lane[k] > lane[k + width] ? lane[k] : lane[k + width];
-    std::uint32_t exponent = lane[0] >> 23;
-    if (exponent != 0 && exponent < kSmallestScale) exponent = kSmallestScale;
-    scales[block] = static_cast<std::uint8_t>(exponent);
-    if (exponent == 0 || exponent == 255) {
-      std::memset(words, 0, kBlockNumbers);
-      continue;
-    }
-    const float inverse = std::bit_cast<float>((254U + BlockCode<nonnegative>::kRange - exponent) << 23);
+      for (int k = 0; k < 16; ++k) maximum.see(k, in[i + k]);
     const std::uint32_t* own = random == nullptr ? nullptr : random + block * kBlockNumbers;
     if (random == nullptr)
-      encode_block_codes<nonnegative, false, 0>(in, words, inverse, own);
+      encode_block<nonnegative, false, 0>(in, maximum, words, scales[block], own);
     else if (state == 0)
-      encode_block_codes<nonnegative, true, 0>(in, words, inverse, own);
+      encode_block<nonnegative, true, 0>(in, maximum, words, scales[block], own);
     else if (state == 1)
-      encode_block_codes<nonnegative, true, 1>(in, words, inverse, own);
+      encode_block<nonnegative, true, 1>(in, maximum, words, scales[block], own);
     else
-      encode_block_codes<nonnegative, true, 2>(in, words, inverse, own);
+      encode_block<nonnegative, true, 2>(in, maximum, words, scales[block], own);
   }
 }
 

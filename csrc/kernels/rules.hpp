@@ -31,6 +31,12 @@ inline T clamp(T x, T low, T high) {
   return x > high ? high : x;
 }
 
+// The larger one, without what is subnormal: the sum flushes it, which a selection may or may not.
+template <typename T>
+inline T larger(T a, T b) {
+  return (a > b ? a : b) + T(0);
+}
+
 // g / grad_scale, clipped to [-max_value, max_value], and weight decay: coupled, a part of the gradient; or decoupled
 // (Loshchilov and Hutter 2019), where the rule keeps only so much of p.
 template <typename T>
@@ -205,7 +211,7 @@ struct Adam {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    largest = largest > v ? largest : v;
+    largest = larger(largest, v);
     move(p, m, largest);
   }
 };
@@ -464,7 +470,7 @@ struct AdaBound {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    largest = largest > v ? largest : v;
+    largest = larger(largest, v);
     move(p, m, largest);
   }
 };

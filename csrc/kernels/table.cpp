@@ -14,12 +14,26 @@
 
 namespace {
 
+namespace positive {  // which states of an update are never negative
+#define ONEPASS_STATE(name) false,
+#define ONEPASS_POSITIVE(name) true,
+#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
+  struct name {                                            \
+    static constexpr bool of[] = {state_names false};      \
+  };
+#include "onepass/updates.def"
+#undef ONEPASS_UPDATE
+#undef ONEPASS_POSITIVE
+#undef ONEPASS_STATE
+}  // namespace positive
+
 template <typename T>
 constexpr onepass::FloatKernels<T> float_kernels() {
   return {
       .updates =
           {
-#define ONEPASS_UPDATE(name, state_names, hyperparameters) update_kernel<rules::name<T>, onepass_##name##_hyper, T>(),
+#define ONEPASS_UPDATE(name, state_names, hyperparameters) \
+  update_kernel<rules::name<T>, onepass_##name##_hyper, positive::name, T>(),
 #include "onepass/updates.def"
 #undef ONEPASS_UPDATE
           },

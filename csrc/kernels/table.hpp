@@ -25,6 +25,10 @@ struct UpdateKernel {
   void (*apply_bfloat16[2])(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n,
                             std::uint32_t counter);
 
+  // The same with states in 8-bit blocks of which `param` begins one; null for rules that need sums.
+  void (*apply_blocks[2])(const void* rule, float* param, const float* grad, void* const* codes,
+                          std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter);
+
   // Of rules that need sums over the whole tensor, else null. measure adds n elements' to sums (kSums), and with
   // measure_writes writes the states, which apply then leaves alone. adjust makes the tensor's own rule of them, which
   // apply then takes; null: measure was the update.

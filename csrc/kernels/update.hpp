@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
+#include "kernels/blocks.hpp"
 #include "kernels/formats.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/loops.hpp"
@@ -111,6 +113,78 @@ void apply_bfloat16(const void* storage, void* param, const void* grad, void* co
   }
 }
 
+// The same with states in 8-bit blocks, of which the first number is one of the first block's. Positive says of each
+// state whether it is never negative.
+template <typename Rule, typename Positive, bool stochastic, std::size_t... k>
+void apply_block(const Rule& rule, float* __restrict p, const float* __restrict g, std::uint32_t* const* words,
+                 std::uint8_t* const* scales, int n, std::uint32_t counter, std::index_sequence<k...>) {
+  constexpr int states = Rule::states;
+  alignas(64) float number[states][kBlockNumbers];
+  alignas(64) std::uint32_t random[stochastic ? kBlockNumbers : 1];
+  BlockMaximum maximum[states] = {};
+  const float scale[states] = {BlockCode<Positive::of[k]>::scale(*scales[k])...};
+  for (int half = 0; half < 2; ++half) {
+    const std::uint32_t* const word[states] = {words[k] + 16 * half...};
+    for_bytes([&](auto byte) {
+      const int first = 64 * half + 16 * byte;
+      ONEPASS_INDEPENDENT
+      for (int lane = 0; lane < 16; ++lane) {
+        const int i = first + lane;
+        float x[states] = {BlockCode<Positive::of[k]>::decode(shifted<20 - 8 * byte>(word[k][lane]),
+                                                              shifted<24 - 8 * byte>(word[k][lane]), scale[k])...};
+        rule(p[i], g[i], x[k]...);
+        ((number[k][i] = x[k], maximum[k].see(lane, x[k])), ...);
+        if constexpr (stochastic) random[i] = random_bits(counter + static_cast<std::uint32_t>(i));
+      }
+    });
+  }
+  if (n < kBlockNumbers) {  // what was made of the padding counts as zero
+    const auto see_again = [n](float* own, BlockMaximum& largest) {
+      largest = {};
+      for (int i = n; i < kBlockNumbers; ++i) own[i] = 0.0F;
+      for (int i = 0; i < n; ++i) largest.see(i % 16, own[i]);
+    };
+    (see_again(number[k], maximum[k]), ...);
+  }
+  (encode_block<Positive::of[k], stochastic, static_cast<int>(k)>(number[k], maximum[k], words[k], *scales[k], random),
+   ...);
+}
+
+template <typename Rule, typename Positive, bool stochastic>
+void apply_blocks(const void* storage, float* param, const float* grad, void* const* codes, std::uint8_t* const* scales,
+                  std::int64_t n, std::uint32_t counter) {
+  const Rule rule = *static_cast<const Rule*>(storage);
+  for (std::int64_t at = 0; at < n; at += kBlockNumbers) {
+    std::uint32_t* words[Rule::states];
+    std::uint8_t* own_scales[Rule::states];
+    for (int k = 0; k < Rule::states; ++k) {
+      words[k] = static_cast<std::uint32_t*>(codes[k]) + at / 4;
+      own_scales[k] = scales[k] + at / kBlockNumbers;
+      for (int line = 0; line < kBlockNumbers; line += 64) prefetch(words[k], 1024 + line);
+    }
+    for (std::int64_t line = 0; line < kBlockNumbers * 4; line += 64) {
+      prefetch(param + at, 1024 + line);
+      prefetch(grad + at, 1024 + line);
+    }
+    const auto apply = [&](float* p, const float* g, std::int64_t length) {
+      apply_block<Rule, Positive, stochastic>(rule, p, g, words, own_scales, static_cast<int>(length),
+                                              counter + static_cast<std::uint32_t>(at),
+                                              std::make_index_sequence<static_cast<std::size_t>(Rule::states)>());
+    };
+    const std::int64_t left = n - at;
+    if (left >= kBlockNumbers) {
+      apply(param + at, grad + at, kBlockNumbers);
+    } else {
+      alignas(64) float p[kBlockNumbers] = {}, g[kBlockNumbers] = {};
+      const std::size_t bytes = static_cast<std::size_t>(left) * sizeof(float);
+      std::memcpy(p, param + at, bytes);
+      std::memcpy(g, grad + at, bytes);
+      apply(p, g, left);
+      std::memcpy(param + at, p, bytes);
+    }
+  }
+}
+
 // ---- rules that need sums over the whole tensor
 
 // Sums of first^2, second^2 and first second, in double: n <= kSumRun of them.
@@ -185,13 +259,23 @@ void average(T* param, T* average, T weight, bool write_back, std::int64_t n) {
   }
 }
 
-template <typename Rule, typename Hyper, typename T>
+template <typename Rule, typename Hyper, typename Positive, typename T>
 constexpr onepass::UpdateKernel update_kernel() {
-  onepass::UpdateKernel kernel = {
-      Rule::states, prepare_rule<Rule, Hyper>, apply_rule<Rule, T>, {nullptr, nullptr}, nullptr, nullptr, false};
+  onepass::UpdateKernel kernel = {Rule::states,
+                                  prepare_rule<Rule, Hyper>,
+                                  apply_rule<Rule, T>,
+                                  {nullptr, nullptr},
+                                  {nullptr, nullptr},
+                                  nullptr,
+                                  nullptr,
+                                  false};
   if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0) {
     kernel.apply_bfloat16[0] = apply_bfloat16<Rule, false>;
     kernel.apply_bfloat16[1] = apply_bfloat16<Rule, true>;
+  }
+  if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0 && !requires { Rule::kMeasureWrites; }) {
+    kernel.apply_blocks[0] = apply_blocks<Rule, Positive, false>;
+    kernel.apply_blocks[1] = apply_blocks<Rule, Positive, true>;
   }
   if constexpr (requires { Rule::kMeasureWrites; }) {
     kernel.measure = measure_rule<Rule, T>;

@@ -96,6 +96,12 @@ def tensor_sums(param: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) 
     return float(total[0]), float(total[1]), float(total[2])
 
 
+def larger(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """The larger one, without what is subnormal: the sum flushes it, which a selection may or may not."""
+    result: NDArray[Any] = np.where(a > b, a, b) + a.dtype.type(0)
+    return result
+
+
 def denominator(x: NDArray[Any], eps: float, eps_inside: bool) -> NDArray[Any]:
     """sqrt(x) + eps, or sqrt(x + eps)."""
     t = x.dtype.type

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import clamp, decayed, divide, moments, power, update_step
+from onepass._update_steps import clamp, decayed, divide, larger, moments, power, update_step
 from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
 
 
@@ -180,5 +180,5 @@ def amsbound(
 ) -> None:
     g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+    max_exp_avg_sq[...] = larger(max_exp_avg_sq, exp_avg_sq)
     _move(param, kept, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, final_lr, gamma, eps)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass._update_steps import decayed, moments, power, update_step
+from onepass._update_steps import decayed, larger, moments, power, update_step
 from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_flag
 
 
@@ -213,7 +213,7 @@ def adam_amsgrad(
 ) -> None:
     g, kept = decayed(param, grad, lr, weight_decay, False, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+    max_exp_avg_sq[...] = larger(max_exp_avg_sq, exp_avg_sq)
     _move(param, kept, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, eps, eps_root, eps_hat, uncorrected)
 
 
@@ -261,5 +261,5 @@ def adamw_amsgrad(
 ) -> None:
     g, kept = decayed(param, grad, lr, weight_decay, True, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    max_exp_avg_sq[...] = np.where(max_exp_avg_sq > exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+    max_exp_avg_sq[...] = larger(max_exp_avg_sq, exp_avg_sq)
     _move(param, kept, exp_avg, max_exp_avg_sq, step, lr, beta1, beta2, eps, eps_root, eps_hat, uncorrected)
