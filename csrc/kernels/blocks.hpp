@@ -97,8 +97,9 @@ std::uint32_t block_bits_for(std::uint32_t random) {
 }
 
 template <bool nonnegative, bool stochastic, int state>
-void encode_block_codes(const float* __restrict in, std::uint32_t* __restrict words, float inverse,
-                        const std::uint32_t* __restrict random) {
+inline __attribute__((always_inline)) void encode_block_codes(const float* __restrict in,
+                                                              std::uint32_t* __restrict words, float inverse,
+                                                              const std::uint32_t* __restrict random) {
   for (int half = 0; half < 2; ++half) {
     ONEPASS_INDEPENDENT
     for (int k = 0; k < 16; ++k) {
@@ -122,46 +123,52 @@ struct BlockMaximum {
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x) & 0x7fffffffU;
     lane[k] = magnitude > lane[k] ? magnitude : lane[k];
   }
-  std::uint32_t exponent() {
-    for (int width = 8; width > 0; width /= 2)
-      for (int k = 0; k < width; ++k) lane[k] = lane[k] > lane[k + width] ? lane[k] : lane[k + width];
-    const std::uint32_t largest = lane[0] >> 23;
+  std::uint32_t exponent() const {
+    typedef std::uint32_t Four __attribute__((vector_size(16), aligned(4), may_alias));
+    const Four* four = reinterpret_cast<const Four*>(lane);
+    const Four low = four[0] > four[1] ? four[0] : four[1], high = four[2] > four[3] ? four[2] : four[3];
+    const Four both = low > high ? low : high;
+    const std::uint32_t even = both[0] > both[2] ? both[0] : both[2], odd = both[1] > both[3] ? both[1] : both[3];
+    const std::uint32_t largest = (even > odd ? even : odd) >> 23;
     return largest != 0 && largest < kSmallestScale ? kSmallestScale : largest;
   }
 };
 
-// One block. To nearest, ties away from zero, unless stochastic: then with the bits of `state`, as Codec::encode.
+// To nearest, ties away from zero, unless stochastic: then with the bits of `state`, as Codec::encode.
 template <bool nonnegative, bool stochastic, int state>
-void encode_block(const float* in, BlockMaximum& maximum, std::uint32_t* words, std::uint8_t& scale,
-                  const std::uint32_t* random) {
-  const std::uint32_t exponent = maximum.exponent();
-  scale = static_cast<std::uint8_t>(exponent);
-  if (exponent == 0 || exponent == 255) {
-    std::memset(words, 0, kBlockNumbers);
-    return;
+void encode_seen_blocks(const float* in, const BlockMaximum* maximum, std::uint32_t* words, std::uint8_t* scales,
+                        std::int64_t blocks, const std::uint32_t* random) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::uint32_t exponent = maximum[block].exponent();
+    scales[block] = static_cast<std::uint8_t>(exponent);
+    if (exponent == 0 || exponent == 255) {
+      std::memset(words, 0, kBlockNumbers);
+    } else {
+      const float inverse = std::bit_cast<float>((254U + BlockCode<nonnegative>::kRange - exponent) << 23);
+      encode_block_codes<nonnegative, stochastic, state>(in, words, inverse, random);
+    }
+    in += kBlockNumbers;
+    words += kBlockNumbers / 4;
+    if (stochastic) random += kBlockNumbers;
   }
-  const float inverse = std::bit_cast<float>((254U + BlockCode<nonnegative>::kRange - exponent) << 23);
-  encode_block_codes<nonnegative, stochastic, state>(in, words, inverse, random);
 }
+
+constexpr std::int64_t kBlocksAtOnce = 4;
 
 template <bool nonnegative>
 void encode_blocks(const float* from, void* codes, std::uint8_t* scales, std::int64_t blocks,
                    const std::uint32_t* random, int state) {
+  const auto encode = random == nullptr ? encode_seen_blocks<nonnegative, false, 0>
+                      : state == 0      ? encode_seen_blocks<nonnegative, true, 0>
+                      : state == 1      ? encode_seen_blocks<nonnegative, true, 1>
+                                        : encode_seen_blocks<nonnegative, true, 2>;
   for (std::int64_t block = 0; block < blocks; ++block) {
-    const float* in = from + block * kBlockNumbers;
-    std::uint32_t* words = static_cast<std::uint32_t*>(codes) + block * (kBlockNumbers / 4);
+    const std::int64_t at = block * kBlockNumbers;
     BlockMaximum maximum = {};
     for (int i = 0; i < kBlockNumbers; i += 16)
-      for (int k = 0; k < 16; ++k) maximum.see(k, in[i + k]);
-    const std::uint32_t* own = random == nullptr ? nullptr : random + block * kBlockNumbers;
-    if (random == nullptr)
-      encode_block<nonnegative, false, 0>(in, maximum, words, scales[block], own);
-    else if (state == 0)
-      encode_block<nonnegative, true, 0>(in, maximum, words, scales[block], own);
-    else if (state == 1)
-      encode_block<nonnegative, true, 1>(in, maximum, words, scales[block], own);
-    else
-      encode_block<nonnegative, true, 2>(in, maximum, words, scales[block], own);
+      for (int k = 0; k < 16; ++k) maximum.see(k, from[at + i + k]);
+    encode(from + at, &maximum, static_cast<std::uint32_t*>(codes) + at / 4, scales + block, 1,
+           random == nullptr ? nullptr : random + at);
   }
 }
 

@@ -113,40 +113,49 @@ void apply_bfloat16(const void* storage, void* param, const void* grad, void* co
   }
 }
 
-// The same with states in 8-bit blocks, of which the first number is one of the first block's. Positive says of each
-// state whether it is never negative.
+// The same with states in 8-bit blocks, of which the first number is one of the first block's: at most kBlocksAtOnce of
+// them. Positive says of each state whether it is never negative.
 template <typename Rule, typename Positive, bool stochastic, std::size_t... k>
-void apply_block(const Rule& rule, float* __restrict p, const float* __restrict g, std::uint32_t* const* words,
-                 std::uint8_t* const* scales, int n, std::uint32_t counter, std::index_sequence<k...>) {
+void apply_few_blocks(const Rule& rule, float* __restrict p, const float* __restrict g, std::uint32_t* const* words,
+                      std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter, std::index_sequence<k...>) {
   constexpr int states = Rule::states;
-  alignas(64) float number[states][kBlockNumbers];
-  alignas(64) std::uint32_t random[stochastic ? kBlockNumbers : 1];
-  BlockMaximum maximum[states] = {};
-  const float scale[states] = {BlockCode<Positive::of[k]>::scale(*scales[k])...};
-  for (int half = 0; half < 2; ++half) {
+  constexpr std::int64_t kMost = kBlocksAtOnce * kBlockNumbers, kAhead = 1024;
+  const std::int64_t blocks = (n + kBlockNumbers - 1) / kBlockNumbers;
+  alignas(64) float number[states][kMost];
+  alignas(64) std::uint32_t random[stochastic ? kMost : 1];
+  alignas(64) BlockMaximum maximum[states][kBlocksAtOnce] = {};
+  for (std::int64_t half = 0; half < 2 * blocks; ++half) {
+    const float scale[states] = {BlockCode<Positive::of[k]>::scale(scales[k][half / 2])...};
     const std::uint32_t* const word[states] = {words[k] + 16 * half...};
+    BlockMaximum* const largest[states] = {&maximum[k][half / 2]...};
+    (prefetch(word[k], kAhead), ...);  // asked for evenly: a core waits for few lines at a time
+    for (std::int64_t line = 0; line < 256; line += 64) {
+      prefetch(p + 64 * half, kAhead + line);
+      prefetch(g + 64 * half, kAhead + line);
+    }
     for_bytes([&](auto byte) {
-      const int first = 64 * half + 16 * byte;
+      const std::int64_t first = 64 * half + 16 * byte;
       ONEPASS_INDEPENDENT
       for (int lane = 0; lane < 16; ++lane) {
-        const int i = first + lane;
+        const std::int64_t i = first + lane;
         float x[states] = {BlockCode<Positive::of[k]>::decode(shifted<20 - 8 * byte>(word[k][lane]),
                                                               shifted<24 - 8 * byte>(word[k][lane]), scale[k])...};
         rule(p[i], g[i], x[k]...);
-        ((number[k][i] = x[k], maximum[k].see(lane, x[k])), ...);
+        ((number[k][i] = x[k], largest[k]->see(lane, x[k])), ...);
         if constexpr (stochastic) random[i] = random_bits(counter + static_cast<std::uint32_t>(i));
       }
     });
   }
-  if (n < kBlockNumbers) {  // what was made of the padding counts as zero
-    const auto see_again = [n](float* own, BlockMaximum& largest) {
-      largest = {};
-      for (int i = n; i < kBlockNumbers; ++i) own[i] = 0.0F;
-      for (int i = 0; i < n; ++i) largest.see(i % 16, own[i]);
+  if (n % kBlockNumbers != 0) {  // what was made of the padding counts as zero
+    const auto see_again = [n, blocks](float* own, BlockMaximum& last) {
+      last = {};
+      for (std::int64_t i = n; i < blocks * kBlockNumbers; ++i) own[i] = 0.0F;
+      for (std::int64_t i = (blocks - 1) * kBlockNumbers; i < n; ++i) last.see(static_cast<int>(i % 16), own[i]);
     };
-    (see_again(number[k], maximum[k]), ...);
+    (see_again(number[k], maximum[k][blocks - 1]), ...);
   }
-  (encode_block<Positive::of[k], stochastic, static_cast<int>(k)>(number[k], maximum[k], words[k], *scales[k], random),
+  (encode_seen_blocks<Positive::of[k], stochastic, static_cast<int>(k)>(number[k], maximum[k], words[k], scales[k],
+                                                                        blocks, random),
    ...);
 }
 
@@ -154,32 +163,28 @@ template <typename Rule, typename Positive, bool stochastic>
 void apply_blocks(const void* storage, float* param, const float* grad, void* const* codes, std::uint8_t* const* scales,
                   std::int64_t n, std::uint32_t counter) {
   const Rule rule = *static_cast<const Rule*>(storage);
-  for (std::int64_t at = 0; at < n; at += kBlockNumbers) {
+  for (std::int64_t at = 0, length; at < n; at += length) {
+    length = n - at < kBlocksAtOnce * kBlockNumbers ? n - at : kBlocksAtOnce * kBlockNumbers;
+    if (length > kBlockNumbers) length -= length % kBlockNumbers;  // a last, short block goes alone
     std::uint32_t* words[Rule::states];
     std::uint8_t* own_scales[Rule::states];
     for (int k = 0; k < Rule::states; ++k) {
       words[k] = static_cast<std::uint32_t*>(codes[k]) + at / 4;
       own_scales[k] = scales[k] + at / kBlockNumbers;
-      for (int line = 0; line < kBlockNumbers; line += 64) prefetch(words[k], 1024 + line);
     }
-    for (std::int64_t line = 0; line < kBlockNumbers * 4; line += 64) {
-      prefetch(param + at, 1024 + line);
-      prefetch(grad + at, 1024 + line);
-    }
-    const auto apply = [&](float* p, const float* g, std::int64_t length) {
-      apply_block<Rule, Positive, stochastic>(rule, p, g, words, own_scales, static_cast<int>(length),
-                                              counter + static_cast<std::uint32_t>(at),
-                                              std::make_index_sequence<static_cast<std::size_t>(Rule::states)>());
+    const auto apply = [&](float* p, const float* g) {
+      apply_few_blocks<Rule, Positive, stochastic>(rule, p, g, words, own_scales, length,
+                                                   counter + static_cast<std::uint32_t>(at),
+                                                   std::make_index_sequence<static_cast<std::size_t>(Rule::states)>());
     };
-    const std::int64_t left = n - at;
-    if (left >= kBlockNumbers) {
-      apply(param + at, grad + at, kBlockNumbers);
+    if (length % kBlockNumbers == 0) {
+      apply(param + at, grad + at);
     } else {
       alignas(64) float p[kBlockNumbers] = {}, g[kBlockNumbers] = {};
-      const std::size_t bytes = static_cast<std::size_t>(left) * sizeof(float);
+      const std::size_t bytes = static_cast<std::size_t>(length) * sizeof(float);
       std::memcpy(p, param + at, bytes);
       std::memcpy(g, grad + at, bytes);
-      apply(p, g, left);
+      apply(p, g);
       std::memcpy(param + at, p, bytes);
     }
   }
