@@ -389,7 +389,7 @@ def test_training_in_float8_is_near_float32(rng):
         g = (slope + rng.standard_normal(n)).astype(np.float32)
         eight.step([g])
         full.step([g])
-    assert np.corrcoef(p, q)[0, 1] > 0.999
+    assert np.corrcoef(p, q)[0, 1] > 0.995
     assert abs((p * q).sum() / (q * q).sum() - 1) < 0.01
 
 
