@@ -261,7 +261,7 @@ def drifting(rng, shapes, dtype, step):
     ]
 
 
-SWATS_CASES = grid(betas=[(0.9, 0.999), (0.5, 0.9)], tolerance=[1e-2, 1e-3, 1e-5], weight_decay=[0.0, 0.05])
+SWATS_CASES = grid(betas=[(0.9, 0.999), (0.5, 0.9)], tolerance=[1e-4, 1e-5, 1e-6], weight_decay=[0.0, 0.05])
 
 
 @pytest.mark.parametrize("options", SWATS_CASES, ids=str)
@@ -280,7 +280,7 @@ def test_swats_is_algorithm_1(options, dtype, rng):
             return  # a rounding of float32 moved the switch: the rest is not comparable
         for p, q in zip(params, exact.w, strict=True):
             np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
-    if options["tolerance"] >= 1e-3:
+    if options["tolerance"] >= 1e-4 or (options["betas"] == (0.5, 0.9) and options["weight_decay"] == 0):
         assert 2 < exact.switched < 150
         ratio = optimizer.param_groups[0]["sgd_ratio"]
         assert ratio == pytest.approx(exact.rate / 0.02, rel=1e-9 if dtype == F64 else 1e-3)
@@ -288,9 +288,9 @@ def test_swats_is_algorithm_1(options, dtype, rng):
 
 def test_groups_switch_by_themselves_and_the_rate_follows_lr(rng):
     params = [nonzero(rng, s) for s in [(9,), (4, 5), (30,)]]
-    groups = [{"params": params[:2], "tolerance": 1e-2}, {"params": params[2:], "tolerance": 1e-3, "lr": 0.01}]
-    optimizer = optim.SWATS(groups, lr=0.02, eps=0.0)
-    exact = [Swats(params[:2], 0.02, (0.9, 0.999), 1e-2), Swats(params[2:], 0.01, (0.9, 0.999), 1e-3)]
+    groups = [{"params": params[:2], "tolerance": 1e-4}, {"params": params[2:], "tolerance": 1e-5, "lr": 0.01}]
+    optimizer = optim.SWATS(groups, lr=0.02, betas=(0.5, 0.9), eps=0.0)
+    exact = [Swats(params[:2], 0.02, (0.5, 0.9), 1e-4), Swats(params[2:], 0.01, (0.5, 0.9), 1e-5)]
     seen = set()
     for step in range(1, 301):
         if step == 200:
@@ -372,14 +372,14 @@ STATES = [{}, {"state_dtype": "bfloat16"}, {"state_dtype": "float8"}, {"master_w
 def test_resuming_across_the_switch(storage, rng):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     kind = ml_dtypes.bfloat16 if "master_weights" in storage else F32
-    start = [nonzero(rng, s).astype(kind) for s in [(9,), (20, 30)]]
+    start = [nonzero(rng, s).astype(kind) for s in [(9,), (4, 5)]]
     grads = [drifting(rng, [p.shape for p in start], F32, step) for step in range(1, 61)]
     params = [p.copy() for p in start]
 
     def make(arrays, tolerance=0.0):
-        return optim.SWATS(arrays, lr=0.02, tolerance=tolerance, seed=3, **storage)
+        return optim.SWATS(arrays, lr=0.02, betas=(0.5, 0.9), tolerance=tolerance, seed=3, **storage)
 
-    whole = make(params, 0.05)
+    whole = make(params, 1e-4)
     saved, switched = [], None
     for step, g in enumerate(grads):
         saved.append((copy.deepcopy(whole.state_dict()), [p.copy() for p in params]))
@@ -388,7 +388,8 @@ def test_resuming_across_the_switch(storage, rng):
             switched = step
             assert not any(entry["exp_avg"].any() for entry in whole.state_dict()["state"].values())
     assert switched is not None
-    for begin in (max(switched - 1, 0), switched, switched + 1, switched + 2, 50):
+    assert switched > 1
+    for begin in (switched - 1, switched, switched + 1, switched + 2, 50):
         state, arrays = saved[begin]
         arrays = [p.copy() for p in arrays]
         resumed = make(arrays)
