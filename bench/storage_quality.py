@@ -27,10 +27,14 @@ class Storage:
     param: str = "float32"
     state: str = "float32"
     stochastic: bool = False
+    master: str | None = None
+    grad: str = "float32"
 
     def __str__(self) -> str:
+        grads = "" if self.grad == "float32" else f" and {self.grad} gradients"
+        master = "" if self.master is None else f", {self.master} master weights"
         rounding = ", stochastic" if self.stochastic else ""
-        return f"{self.param} parameters, {self.state} states{rounding}"
+        return f"{self.param} parameters{grads}{master}, {self.state} states{rounding}"
 
 
 STORAGES = (
@@ -42,6 +46,12 @@ STORAGES = (
     Storage("bfloat16", "bfloat16", True),
     Storage("float16"),
     Storage("float16", "bfloat16", True),
+    Storage(state="float8"),
+    Storage(state="float8", stochastic=True),
+    Storage("bfloat16", master="float32", grad="bfloat16"),
+    Storage("bfloat16", master="split", grad="bfloat16"),
+    Storage("bfloat16", "float8", True, grad="bfloat16"),
+    Storage("bfloat16", "float8", True, "split", "bfloat16"),
 )
 
 
@@ -84,7 +94,12 @@ def train(problem: Problem, storage: Storage, epochs: int, seed: int = 0, batch_
     used = model.parameters()
     kept = used if storage.param == "float32" else [narrow(p, storage.param) for p in used]
     optimizer = optim.Adam(
-        kept, state_dtype=storage.state, stochastic_rounding=storage.stochastic, seed=seed, dtype="bfloat16"
+        kept,
+        state_dtype=storage.state,
+        stochastic_rounding=storage.stochastic,
+        seed=seed,
+        dtype="bfloat16",
+        master_weights=storage.master,
     )
     loss_of = losses.CrossEntropy()
     rng = np.random.default_rng(seed)
@@ -102,7 +117,7 @@ def train(problem: Problem, storage: Storage, epochs: int, seed: int = 0, batch_
         value, grad = loss_of(model.forward(problem.x[batch], training=True), problem.y[batch])
         loss += value / batches
         model.backward(grad)
-        optimizer.step(model.gradients())
+        optimizer.step([narrow(g, storage.grad) for g in model.gradients()])
     for p, half in zip(used, kept, strict=True):
         p[...] = widen(half)
     logits = model.forward(problem.x_test, training=False)
@@ -125,9 +140,9 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     for name, problem, epochs in (("digits", digits(), 20), ("teacher", teacher(), 10)):
         print(f"\n{name}, {epochs} epochs, medians of {seeds} seeds")
-        print(f"{'storage':<60}{'loss':>9}{'test loss':>11}{'accuracy':>10}")
+        print(f"{'storage':<96}{'loss':>9}{'test loss':>11}{'accuracy':>10}")
         for storage, row in table(problem, epochs, seeds):
-            print(f"{storage!s:<60}{row['loss']:>9.4f}{row['test loss']:>11.4f}{row['accuracy']:>10.2%}")
+            print(f"{storage!s:<96}{row['loss']:>9.4f}{row['test loss']:>11.4f}{row['accuracy']:>10.2%}")
 
 
 if __name__ == "__main__":

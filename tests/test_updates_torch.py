@@ -233,6 +233,21 @@ def test_parameter_groups(name, dtype, rng):
     assert worst <= BOUND
 
 
+@pytest.mark.parametrize("options", [{"dampening": 0.3}, {"dampening": 0.3, "weight_decay": 0.1}, {}], ids=str)
+def test_a_group_without_momentum_beside_one_with_it_is_not_dampened(options, dtype, rng):
+    def groups(params):
+        return [{"params": params[:1], "momentum": 0.9}, {"params": params[1:], "momentum": 0.0}]
+
+    worst = follow(
+        lambda params: optim.SGD(groups(params), lr=0.05, **options),
+        lambda params: torch.optim.SGD(groups(params), lr=0.05, foreach=False, **options),
+        SHAPES,
+        dtype,
+        rng,
+    )
+    assert worst <= BOUND
+
+
 @pytest.mark.parametrize(
     "name", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop"]
 )

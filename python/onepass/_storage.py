@@ -39,7 +39,7 @@ def decode(array: Array, to: type[np.floating[Any]]) -> Array:
     """A new array of the type that is computed in."""
     if is_bfloat16(array):
         bits = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        decoded: Array = bits.view(np.float32).astype(to)
+        decoded: Array = np.asarray(bits.view(np.float32).astype(to))  # an array also where there are no axes
         return decoded
     converted: Array = array.astype(to)
     return converted

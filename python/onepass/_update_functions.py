@@ -89,7 +89,8 @@ def make_update_function(update: Update, run: Run, module: str) -> UpdateFunctio
     function.__module__ = module
     function.__signature__ = signature  # type: ignore[attr-defined]
     states = "".join(
-        f"    {name}: read and written; of param's shape, float64 for a float64 param, else float32 or bfloat16.\n"
+        f"    {name}: read and written; of param's shape, float64 for a float64 param, else float32 or bfloat16;\n"
+        "        or, all states together, 8-bit blocks in uint8: see docs/storage.md.\n"
         for name in update.states
     )
     function.__doc__ = _DOC.format(

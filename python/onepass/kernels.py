@@ -389,7 +389,7 @@ def _real(name: str, value: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool | int):
+    if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 

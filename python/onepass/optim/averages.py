@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 
+from onepass._storage import computed_type, decode, encode
 from onepass.optim.optimizer import Array, Optimizer, StepInfo, check_number
 
 
@@ -24,11 +26,15 @@ class Averaging(Optimizer):
         steps: made by this wrapper.
     """
 
+    options: ClassVar[tuple[str, ...]] = ()
+    """What the wrapper is made with: saved and loaded."""
+
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected one of onepass.optim, got {type(optimizer).__name__}")
         self.optimizer = optimizer
         self.steps = 0
+        self._exact: list[Array | None] = []
         self._slot, self.averages = self.innermost._add_average()
 
     @property
@@ -54,9 +60,17 @@ class Averaging(Optimizer):
         """Of step number ``step`` (from 0): average += weight (param - average); and whether param = average then."""
         raise NotImplementedError
 
+    def check_average(self, options: Mapping[str, Any]) -> None:
+        """Raise TypeError or ValueError for an option out of its range."""
+        raise NotImplementedError
+
     def step(self, grads: Sequence[Array | None], grad_scale: float = 1.0) -> StepInfo:
-        self.innermost._plan.set_average(self._slot, *self.weight(self.steps))
-        info = self.optimizer.step(grads, grad_scale)
+        plan = self.innermost._plan
+        plan.set_average(self._slot, *self.weight(self.steps))
+        try:
+            info = self.optimizer.step(grads, grad_scale)
+        finally:  # a step of the optimizer by itself leaves the averages alone
+            plan.set_average(self._slot, 0.0, False)
         if not info.skipped:
             self.steps += 1
         return info
@@ -66,16 +80,25 @@ class Averaging(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
-        names = [*state.get("averages", []), {"kind": type(self).__name__, "steps": self.steps}]
+        own = {"kind": type(self).__name__, "steps": self.steps, **{name: getattr(self, name) for name in self.options}}
+        names = [*state.get("averages", []), own]
         entry = f"average {self._slot}"
         arrays = {i: {**own, entry: self.averages[i]} for i, own in state["state"].items()}
         return {**state, "averages": names, "state": arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        kinds = list(state_dict.get("averages", []))
-        own = kinds.pop() if kinds else {"kind": "no wrapper"}
-        if own["kind"] != type(self).__name__:
-            raise ValueError(f"state_dict: is of {own['kind']}, this is {type(self).__name__}")
+        wrappers = list(state_dict.get("averages", []))
+        found, expected = [own["kind"] for own in wrappers], self._kinds()
+        if found != expected:
+            held = f"averages of {' in '.join(found)}" if found else "no averages"
+            hint = "" if found else "; optimizer.load_state_dict() takes it"
+            raise ValueError(f"state_dict: holds {held}, this optimizer's are of {' in '.join(expected)}{hint}")
+        own = wrappers.pop()
+        missing = sorted({"steps", *self.options} - own.keys())
+        if missing:
+            raise ValueError(f"state_dict: {own['kind']} has no {missing[0]}")
+        self.check_average(own)
+        check_count("steps", own["steps"], 0)
         entry = f"average {self._slot}"
         loaded = []
         for i, average in enumerate(self.averages):
@@ -84,17 +107,56 @@ class Averaging(Optimizer):
                 raise ValueError(f"state_dict: {entry} of parameter {i}: expected {average.dtype} {average.shape}")
             loaded.append(np.asarray(array))
         inner = {key: value for key, value in state_dict.items() if key != "averages"}
-        self.optimizer.load_state_dict({**inner, "averages": kinds} if kinds else inner)
+        self.optimizer.load_state_dict({**inner, "averages": wrappers} if wrappers else inner)
         for average, array in zip(self.averages, loaded, strict=True):
             average[...] = array
         self.steps = int(own["steps"])
+        for name in self.options:
+            setattr(self, name, own[name])
 
     def swap(self) -> None:
-        """Exchange parameters and averages: call it before an evaluation with the averages, and again behind it."""
-        self.innermost._exchange(self.averages)
+        """Exchange parameters and averages: call it before an evaluation with the averages, and again behind it.
+
+        Parameters in fewer bits receive the averages rounded; the second call brings back the averages to the bit, if
+        the parameters still are what they were rounded to.
+        """
+        inner, kept = self.innermost, self._exact
+        lower = inner._beside.get("lower", [None] * len(inner.weights))
+        rounds = [
+            low is None and weights.dtype != average.dtype
+            for weights, low, average in zip(inner.weights, lower, self.averages, strict=True)
+        ]
+        self._exact = [a.copy() if loses else None for a, loses in zip(self.averages, rounds, strict=True)]
+        inner._exchange(self.averages)
+        if not kept:
+            return
+        self._exact = []
+        for average, exact, weights in zip(self.averages, kept, inner.weights, strict=True):
+            if exact is not None and _is_rounding(average, exact, weights):
+                average[...] = exact
+
+    def _kinds(self) -> list[str]:
+        """Of all wrappers, the innermost first."""
+        inner = self.optimizer._kinds() if isinstance(self.optimizer, Averaging) else []
+        return [*inner, type(self).__name__]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
+
+
+def check_count(name: str, value: Any, low: int) -> None:
+    """Refuses what is not an integer >= low."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+
+
+def _is_rounding(values: Array, exact: Array, like: Array) -> bool:
+    """Whether values are exact, rounded to the type of like."""
+    stored = np.empty_like(like, subok=False)
+    encode(exact, stored, None)
+    return bool((decode(stored, computed_type(like)).view(np.uint32) == values.view(np.uint32)).all())
 
 
 class EMA(Averaging):
@@ -114,10 +176,15 @@ class EMA(Averaging):
     ([2.0], [1.25])
     """
 
+    options = ("decay",)
+
     def __init__(self, optimizer: Optimizer, decay: float = 0.999) -> None:
-        check_number("decay", decay, 0.0, 1.0)
+        self.check_average({"decay": decay})
         super().__init__(optimizer)
         self.decay = decay
+
+    def check_average(self, options: Mapping[str, Any]) -> None:
+        check_number("decay", options["decay"], 0.0, 1.0)
 
     def weight(self, step: int) -> tuple[float, bool]:
         return 1.0 - self.decay, False
@@ -141,11 +208,16 @@ class SWA(Averaging):
     [3.5]
     """
 
+    options = ("start", "every")
+
     def __init__(self, optimizer: Optimizer, start: int = 0, every: int = 1) -> None:
-        if start < 0 or every < 1:
-            raise ValueError(f"start, every: expected integers >= 0 and >= 1, got {start!r} and {every!r}")
+        self.check_average({"start": start, "every": every})
         super().__init__(optimizer)
         self.start, self.every = start, every
+
+    def check_average(self, options: Mapping[str, Any]) -> None:
+        check_count("start", options["start"], 0)
+        check_count("every", options["every"], 1)
 
     def weight(self, step: int) -> tuple[float, bool]:
         counted, rest = divmod(step - self.start, self.every)
@@ -172,12 +244,16 @@ class Lookahead(Averaging):
     [1.0]
     """
 
+    options = ("k", "alpha")
+
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
-        if k < 1:
-            raise ValueError(f"k: expected an integer >= 1, got {k!r}")
-        check_number("alpha", alpha, 0.0, 1.0)
+        self.check_average({"k": k, "alpha": alpha})
         super().__init__(optimizer)
         self.k, self.alpha = k, alpha
+
+    def check_average(self, options: Mapping[str, Any]) -> None:
+        check_count("k", options["k"], 1)
+        check_number("alpha", options["alpha"], 0.0, 1.0)
 
     def weight(self, step: int) -> tuple[float, bool]:
         due = (step + 1) % self.k == 0

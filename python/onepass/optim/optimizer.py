@@ -199,6 +199,9 @@ class Optimizer:
             raise ValueError(
                 f"state_dict: states are {state_dict['state_dtype']!r}, this optimizer's are {self.state_dtype!r}"
             )
+        if state_dict.get("averages"):
+            kinds = ", ".join(own["kind"] for own in state_dict["averages"])
+            raise ValueError(f"state_dict: holds averages of {kinds}, this optimizer keeps none")
         groups = state_dict["param_groups"]
         self._check_sizes(groups)
         options = [{**group, "params": own["params"]} for group, own in zip(groups, self.param_groups, strict=True)]
@@ -261,7 +264,9 @@ class Optimizer:
 
     def _order(self, i: int) -> dict[str, Any]:
         # 8-bit blocks hold a tensor in the order of its memory
-        return {"axes": memory_axes(self.weights[i])} if self.state_dtype == "float8" else {}
+        if self.state_dtype != "float8":
+            return {}
+        return {"shape": list(self.weights[i].shape), "axes": memory_axes(self.weights[i])}
 
     def _kept(self, i: int) -> dict[str, Array]:
         """What is saved of a parameter: its states, and what its weights have beside the parameter."""
@@ -312,9 +317,11 @@ class Optimizer:
         for i, (param, states) in enumerate(zip(self.weights, fresh, strict=True)):
             entry = ours["state"][i]
             given = [entry[name] for name in self.update.states]
-            if all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(given, states, strict=True)):
-                stored = self._storage.states(self.update, param, given)
-                entry.update(zip(self.update.states, stored, strict=True))
+            for name, array, own in zip(self.update.states, given, states, strict=True):
+                _check_like(f"{name} of parameter {i}", array, own)
+            stored = self._storage.states(self.update, param, given)
+            entry.update(zip(self.update.states, stored, strict=True))
+            entry.update(self._order(i))
             entry.update({name: array for name, array in self._kept(i).items() if name in ("master", "lower")})
         return ours
 
@@ -325,22 +332,29 @@ class Optimizer:
             raise ValueError(f"state_dict: has groups of {sizes} parameters, this optimizer {expected}")
 
     def _loaded_states(self, entry: Mapping[str, Any], i: int) -> list[tuple[Array, Array]]:
-        for name, axes in self._order(i).items():
-            if list(entry.get(name, axes)) != axes:
+        order = self._order(i)
+        if order and list(entry.get("shape", [])) != order["shape"]:
+            raise ValueError(
+                f"state_dict: states of parameter {i} are blocks of shape {entry.get('shape')}, "
+                f"expected {order['shape']}"
+            )
+        if order and list(entry.get("axes", [])) != order["axes"]:
+            raise ValueError(
+                f"state_dict: states of parameter {i} are in blocks along the axes {entry.get('axes')}, this "
+                f"optimizer's along {order['axes']}; the parameter's memory must have the order that it had"
+            )
+        for name, option in (("master", "float32"), ("lower", "split")):
+            if name in entry and name not in self._kept(i):
                 raise ValueError(
-                    f"state_dict: states of parameter {i} are in blocks along the axes {entry[name]}, this optimizer's "
-                    f"along {axes}; the parameter's memory must have the order that it had"
+                    f"state_dict: parameter {i} has {name}, which belongs to master_weights={option!r}; "
+                    f"this optimizer has master_weights={self._storage.master_weights!r}"
                 )
         pairs = []
         for name, own in self._kept(i).items():
             if name not in entry:
                 raise ValueError(f"state_dict: parameter {i} has no {name}")
             array = np.asarray(entry[name])
-            if array.shape != own.shape or array.dtype != own.dtype:
-                raise ValueError(
-                    f"state_dict: {name} of parameter {i} is {array.dtype} {array.shape}, "
-                    f"expected {own.dtype} {own.shape}"
-                )
+            _check_like(f"{name} of parameter {i}", array, own)
             pairs.append((own, array))
         return pairs
 
@@ -350,6 +364,11 @@ class Optimizer:
             for group in self.param_groups
         )
         return f"{type(self).__name__}({len(self._params)} parameters; {groups})"
+
+
+def _check_like(what: str, array: Array, own: Array) -> None:
+    if array.shape != own.shape or array.dtype != own.dtype:
+        raise ValueError(f"state_dict: {what} is {array.dtype} {array.shape}, expected {own.dtype} {own.shape}")
 
 
 def _loaded_step(state: Mapping[int, Mapping[str, Any]], i: int) -> int:
@@ -374,7 +393,7 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
 
 def check_flag(name: str, value: Any) -> None:
     """Refuses what is not True or False."""
-    if not isinstance(value, bool | np.bool | int):
+    if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 

@@ -40,13 +40,20 @@ class Storage(NamedTuple):
         dtype: str | None = None,
         master_weights: str | None = None,
         copies: Sequence[Array | None] | None = None,
+        **unknown: Any,
     ) -> Storage:
+        for name in unknown:
+            raise TypeError(f"{name}: is unknown here; of storage there are {', '.join(cls._fields)}")
         if state_dtype not in STATE_DTYPES:
             raise ValueError(f"state_dtype: expected one of {', '.join(map(repr, STATE_DTYPES))}, got {state_dtype!r}")
         if master_weights not in MASTER_WEIGHTS:
             raise ValueError(f"master_weights: expected None, 'float32' or 'split', got {master_weights!r}")
-        if stochastic_rounding not in (None, True, False):
+        if not isinstance(stochastic_rounding, bool | np.bool_ | int | None):
             raise TypeError(f"stochastic_rounding: expected True, False or None, got {stochastic_rounding!r}")
+        if copies is not None and not isinstance(copies, (list, tuple)):
+            raise TypeError(
+                f"copies: expected a list with an array or None for each parameter, got {type(copies).__name__}"
+            )
         stochastic = state_dtype == "float8" if stochastic_rounding is None else bool(stochastic_rounding)
         return cls(state_dtype, stochastic, check_seed(seed), dtype, master_weights, copies)
 
@@ -65,12 +72,23 @@ class Storage(NamedTuple):
                 )
             if self.master_weights == "split" and half and not is_bfloat16(param):
                 raise TypeError(f"params[{i}]: is float16; master_weights='split' needs bfloat16, 'float32' takes both")
-        if self.copies is not None and len(self.copies) != len(params):
+        if self.master_weights == "float32":  # the plan of the steps knows the parameters as copies
+            _core.Plan("sgd", list(params), [()] * len(params), [0] * len(params))
+        self._check_copies(params)
+
+    def _check_copies(self, params: Sequence[Array]) -> None:
+        if self.copies is None:
+            return
+        if len(self.copies) != len(params):
             raise ValueError(f"copies: expected {len(params)} arrays or None, like params, got {len(self.copies)}")
-        if self.copies is not None and self.master_weights == "float32":
+        if self.master_weights == "float32":
             raise ValueError(
                 "copies: parameters with master_weights='float32' are the copies already; give one of both"
             )
+        for i, copy in enumerate(self.copies):
+            if copy is not None and not isinstance(copy, np.ndarray):
+                raise TypeError(f"copies[{i}]: expected a NumPy array or None, got {type(copy).__name__}")
+        check_bits("copies", self.copies, self.dtype)
 
     def weights(self, params: Sequence[Array]) -> tuple[list[Array], dict[str, list[Array | None]]]:
         """What the updates work on, and what stands beside it: lower halves and copies."""
@@ -85,7 +103,6 @@ class Storage(NamedTuple):
                 zeros_like(p, np.uint16) if is_half else None for p, is_half in zip(params, half, strict=True)
             ]
         if self.copies is not None:
-            check_bits("copies", [copy for copy in self.copies if copy is not None], self.dtype)
             beside["copy"] = list(self.copies)
         return own, beside
 

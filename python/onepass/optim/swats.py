@@ -20,7 +20,7 @@ class SWATS(Optimizer):
 
         gamma = d d / (d g)                              (where d g is not 0; the step goes along -d)
         average = beta2 average + (1 - beta2) gamma
-        switch when step > 1 and |average / (1 - beta2^step) - gamma| < tolerance
+        switch when step > 1 and |average / (1 - beta2^step) - gamma| < tolerance, and average > 0
 
     From the next step on, with rate = average / (1 - beta2^step) of the moment of the switch::
 
@@ -126,7 +126,7 @@ class SWATS(Optimizer):
         gamma = squares / products
         group["rate_average"] = beta2 * group["rate_average"] + (1 - beta2) * gamma
         estimate = group["rate_average"] / (1 - power(beta2, step))
-        if step > 1 and abs(estimate - gamma) < group["tolerance"] and lr > 0:
+        if step > 1 and abs(estimate - gamma) < group["tolerance"] and estimate > 0 and lr > 0:
             group["sgd_ratio"] = estimate / lr
             for i in own:
                 self._states[i][0][...] = 0
