@@ -11,6 +11,7 @@ from bench.case import Case, Contender, Entry, Goal, label, size_class
 from bench.contenders.problem import STEPS, Problem
 from bench.selection import Selection
 
+
 class Storage(NamedTuple):
     data: str  # parameters and gradients
     states: str
