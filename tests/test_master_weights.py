@@ -324,3 +324,23 @@ def test_a_state_dict_of_another_kind_is_refused(saved, own, match):
     given = optim.Adam([halves()], master_weights=saved).state_dict()
     with pytest.raises(ValueError, match=match):
         optim.Adam([halves()], master_weights=own).load_state_dict(given)
+
+
+@modes
+def test_a_wrapper_around_an_optimizer_that_has_begun(mode, rng):
+    """The average begins as the whole weights, lower halves included, and the step counts go on."""
+    dtype, master = MODES[mode]
+    params = [memory(rng, dtype)]
+    twins = [widened(p) for p in params]
+    ours, full = optim.Adam(params, lr=0.01, master_weights=master), optim.Adam(twins, lr=0.01)
+    for wrapped in (False, True):
+        if wrapped:
+            ours, full = optim.EMA(ours, decay=0.9), optim.EMA(full, decay=0.9)
+            assert_same_bits(ours.averages[0], twins[0])
+        for _ in range(4):
+            grads = gradients(rng, params)
+            ours.step(grads)
+            full.step(grads)
+            check(ours, params, twins, mode)
+    assert_same_bits(ours.averages[0], full.averages[0])
+    assert ours.state_dict()["state"][0]["step"] == 8
