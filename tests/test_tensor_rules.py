@@ -144,7 +144,7 @@ def test_lengths_of_zero_have_the_ratio_1(dtype):
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "swats"])
-def test_a_gradient_that_is_nan_spoils_its_element_and_turns_the_ratio_off(name, dtype, rng):
+def test_a_gradient_that_is_nan_spoils_its_element_or_by_the_ratio_its_tensor(name, dtype, rng):
     n = 700
     arrays = [nonzero(rng, n, dtype), nonzero(rng, n, dtype)]
     arrays[1][333] = np.nan
@@ -154,7 +154,7 @@ def test_a_gradient_that_is_nan_spoils_its_element_and_turns_the_ratio_off(name,
     getattr(reference, name)(*twins, step=3)
     for a, b in zip(arrays, twins, strict=True):
         assert_same_bits(a, b)
-    assert np.flatnonzero(np.isnan(arrays[0])).tolist() == [333]
+    assert np.flatnonzero(np.isnan(arrays[0])).tolist() == ([333] if name == "swats" else list(range(n)))
     other = optim.SWATS([np.ones(3)], tolerance=1e9)
     for _ in range(5):
         other.step([np.array([1.0, np.nan, 1.0])])

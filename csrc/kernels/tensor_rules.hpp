@@ -38,7 +38,7 @@ struct lamb {
     second = direction(p, m, v);
   }
   void adjust(const double* sums) {
-    const double trust = sums[0] > 0.0 && sums[1] > 0.0 ? root(sums[0]) / root(sums[1]) : 1.0;
+    const double trust = sums[0] == 0.0 || sums[1] == 0.0 ? 1.0 : root(sums[0]) / root(sums[1]);
     rate = static_cast<T>(lr * trust);
   }
   void operator()(T& p, T, T& m, T& v) const { p = p - rate * direction(p, m, v); }
@@ -69,7 +69,7 @@ struct lars {
   }
   void adjust(const double* sums) {
     const double length = root(sums[0]), slope = root(sums[1]);
-    const double ratio = length > 0.0 && slope > 0.0 ? trust * length / (slope + weight_decay * length + eps) : 1.0;
+    const double ratio = length == 0.0 || slope == 0.0 ? 1.0 : trust * length / (slope + weight_decay * length + eps);
     rate = static_cast<T>(lr * ratio);
   }
   void operator()(T& p, T g, T& buffer) const {

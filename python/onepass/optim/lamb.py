@@ -19,7 +19,7 @@ class LAMB(Optimizer):
         m = beta1 m + (1 - beta1) grad
         v = beta2 v + (1 - beta2) grad^2
         d = m / (1 - beta1^step) / (sqrt(v) / sqrt(1 - beta2^step) + eps) + weight_decay p
-        p = p - lr |p| / |d| d                       (without the ratio where |p| or |d| is 0)
+        p = p - lr |p| / |d| d                       (without the ratio where |p| or |d| is 0; NaN stays NaN)
 
     Args:
         params: see :class:`Optimizer`. A trust ratio |p| / |d| is that of one array; biases and scales of
@@ -111,7 +111,7 @@ def lamb(
         return moved
 
     length, steepness, _ = tensor_sums(param, param, direction())
-    trust = math.sqrt(length) / math.sqrt(steepness) if length > 0 and steepness > 0 else 1.0
+    trust = 1.0 if length == 0 or steepness == 0 else math.sqrt(length) / math.sqrt(steepness)
     if between_passes is not None:
         between_passes()
     param[...] = param - t(lr * trust) * direction()

@@ -102,7 +102,7 @@ def lars(
     squares = tensor_sums(param, param, g)
     length, slope = math.sqrt(squares[0]), math.sqrt(squares[1])
     ratio = 1.0
-    if length > 0 and slope > 0:
+    if not (length == 0 or slope == 0):
         ratio = trust_coefficient * length / (slope + weight_decay * length + eps)
     g = t(lr * ratio) * (g + t(weight_decay) * param)
     momentum_buffer[...] = t(momentum) * momentum_buffer + g
