@@ -121,10 +121,9 @@ class Averaging(Optimizer):
         the parameters still are what they were rounded to.
         """
         inner, kept = self.innermost, self._exact
-        lower = inner._beside.get("lower", [None] * len(inner.weights))
         rounds = [
-            low is None and weights.dtype != average.dtype
-            for weights, low, average in zip(inner.weights, lower, self.averages, strict=True)
+            inner._beside_at("lower", i) is None and weights.dtype != average.dtype
+            for i, (weights, average) in enumerate(zip(inner.weights, self.averages, strict=True))
         ]
         self._exact = [a.copy() if loses else None for a, loses in zip(self.averages, rounds, strict=True)]
         inner._exchange(self.averages)

@@ -226,6 +226,11 @@ class Optimizer:
         plan.set_storage(storage.stochastic_rounding, storage.seed, storage.dtype == "bfloat16")
         return plan
 
+    def _beside_at(self, name: str, i: int) -> Array | None:
+        """What stands beside a parameter's weights under this name, if anything does."""
+        arrays = self._beside.get(name)
+        return None if arrays is None else arrays[i]
+
     def _add_average(self) -> tuple[int, list[Array]]:
         """Makes room for an average of each parameter, which begins as the parameter."""
         slots = [slot for slot in range(2) if f"average {slot}" not in self._beside]
@@ -241,7 +246,7 @@ class Optimizer:
     def _full(self, i: int) -> Array:
         """A copy of a parameter in what is computed in."""
         weights = decode(self.weights[i], computed_type(self.weights[i]))
-        lower = self._beside.get("lower", [None] * len(self.weights))[i]
+        lower = self._beside_at("lower", i)
         if lower is not None:
             weights = (weights.view(np.uint32) | lower).view(np.float32)
         return np.array(weights, order="K", copy=True, subok=False)
@@ -250,14 +255,14 @@ class Optimizer:
         """Exchange the parameters, their master weights and copies with arrays of what is computed in."""
         for i, array in enumerate(arrays):
             mine = self._full(i)
-            lower = self._beside.get("lower", [None] * len(arrays))[i]
+            lower = self._beside_at("lower", i)
             if lower is not None:
                 bits = array.view(np.uint32)
                 self.weights[i].view(np.uint16)[...] = bits >> np.uint32(16)
                 lower[...] = bits & np.uint32(0xFFFF)
             else:
                 encode(array, self.weights[i], None)
-            copy = self._beside.get("copy", [None] * len(arrays))[i]
+            copy = self._beside_at("copy", i)
             if copy is not None:
                 encode(array, copy, None)
             array[...] = mine
@@ -273,7 +278,7 @@ class Optimizer:
         kept = dict(zip(self.update.states, self._states[i], strict=True))
         if self.weights[i] is not self._params[i]:
             kept["master"] = self.weights[i]
-        lower = self._beside.get("lower", [None] * len(self._params))[i]
+        lower = self._beside_at("lower", i)
         if lower is not None:
             kept["lower"] = lower
         return kept
