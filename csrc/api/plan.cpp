@@ -66,10 +66,10 @@ void lay_out(const onepass_plan& plan, PlannedTensor& t) {
   };
   const std::int32_t computed = t.wide() ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
   const bool alone = !t.lower.present() && !t.copy.present(), plain = alone && !t.blocks;
-  t.flat = alone && t.blocks && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) && stored(1, ONEPASS_FLOAT32);
+  const auto both = [&](std::int32_t dtype) { return stored(0, dtype) && stored(1, dtype); };
+  t.flat = alone && t.blocks && t.layout->ndim == 1 && (both(ONEPASS_FLOAT32) || both(ONEPASS_BFLOAT16));
   t.direct = plain;
-  t.bfloat16 =
-      plain && state_count > 0 && t.layout->ndim == 1 && stored(0, ONEPASS_FLOAT32) && stored(1, ONEPASS_FLOAT32);
+  t.bfloat16 = plain && state_count > 0 && t.layout->ndim == 1 && both(ONEPASS_FLOAT32);
   for (int k = 0; plain && k < 2 + static_cast<int>(state_count); ++k) {
     t.direct = t.direct && stored(k, computed);
     t.bfloat16 = t.bfloat16 && (k < 2 || stored(k, ONEPASS_BFLOAT16));

@@ -36,7 +36,7 @@ struct PlannedTensor {
   std::int64_t grain = 0;          // elements: threads meet at multiples of it
   std::int64_t bytes = 0;          // moved by a step, without averages
   bool active = false;             // has a gradient
-  bool flat = false;               // param and grad are float32, flat and dense: with states in blocks
+  bool flat = false;               // states in blocks; param and grad are float32, or both bfloat16, flat and dense
   bool blocks = false;             // states in 8-bit blocks
   std::unique_ptr<Layout> layout;  // of param, grad, states (unless in blocks), lower, copy, averages
   Operands operand;

@@ -109,24 +109,27 @@ void apply_bfloat16(const Step& step, const UpdateKernel& kernel, const void* ru
 }
 
 // The same with states in 8-bit blocks; param and grad are dense, and element `begin` begins a block.
-void apply_blocks(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, float* param,
-                  const float* grad, std::int64_t begin, std::int64_t end, std::uint32_t counter) {
+void apply_blocks(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t, void* param,
+                  const void* grad, bool bfloat16, std::int64_t begin, std::int64_t end, std::uint32_t counter) {
   void* codes[ONEPASS_MAX_STATES] = {};
   std::uint8_t* scales[ONEPASS_MAX_STATES] = {};
   for (int k = 0; k < kernel.states; ++k) {
     codes[k] = state_at(t, k, begin);
     scales[k] = block_scales(state_at(t, k, 0), t.size) + begin / kBlockElements;
   }
-  kernel.apply_blocks[step.plan.stochastic](rule, param, grad, codes, scales, end - begin, counter);
+  kernel.apply_blocks[bfloat16][step.plan.stochastic](rule, param, grad, codes, scales, end - begin, counter);
 }
 
 void apply_blocks(const Step& step, const UpdateKernel& kernel, const void* rule, const PlannedTensor& t,
                   std::size_t tensor, std::int64_t begin, std::int64_t end) {
+  const bool bfloat16 = t.param.view.dtype == ONEPASS_BFLOAT16;
+  const std::int64_t item = itemsize(t.param.view.dtype);
   RandomBits random(step.plan, step.number(t), tensor);
   for (std::int64_t next; begin < end; begin = next) {
     next = std::min(end, random.until(begin));
-    apply_blocks(step, kernel, rule, t, static_cast<float*>(t.param.view.data) + begin,
-                 static_cast<const float*>(t.grad.view.data) + begin, begin, next, random.counter(begin));
+    apply_blocks(step, kernel, rule, t, static_cast<char*>(t.param.view.data) + begin * item,
+                 static_cast<const char*>(t.grad.view.data) + begin * item, bfloat16, begin, next,
+                 random.counter(begin));
   }
 }
 
@@ -158,7 +161,7 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
   };
   const onepass_update_info& info = *onepass_update_registry(plan.update);
   const bool writes_param = step.pass != Pass::measure || kernel.adjust == nullptr;
-  const bool fused = t.blocks && kernel.apply_blocks[0] != nullptr;
+  const bool fused = t.blocks && kernel.apply_blocks[0][0] != nullptr;
   const bool writes_states =
       fused ? false : step.pass == Pass::whole || (step.pass == Pass::measure) == kernel.measure_writes;
   RandomBits random(plan, step.number(t), tensor);
@@ -166,7 +169,7 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
     next = std::min({at + kStage, end, random.until(at)});
     const std::uint32_t* own_bits = nullptr;
     if (plan.stochastic) {
-      step.table.fill_random(random.counter(at), 0, bits, next - at);
+      step.table.fill_random[t.blocks](random.counter(at), bits, next - at);
       own_bits = bits;
     }
     T* param;
@@ -194,7 +197,7 @@ void apply_staged(const Step& step, const UpdateKernel& kernel, const void* rule
     for (int k = 0; k < kernel.states; ++k) raw_states[k] = states[k];
     if (fused) {
       if constexpr (sizeof(T) == sizeof(float))
-        apply_blocks(step, kernel, rule, t, param, grad, at, next, random.counter(at));
+        apply_blocks(step, kernel, rule, t, param, grad, false, at, next, random.counter(at));
     } else if (step.pass == Pass::measure) {
       kernel.measure(rule, param, grad, raw_states, next - at, sums);
     } else {
@@ -237,9 +240,9 @@ void apply(const Step& step, const void* rule, std::size_t tensor, std::int64_t 
     const UpdateKernel& kernel = step.table.kernels<T>().updates[step.plan.update];
     if (whole && t.direct)
       apply_direct(kernel, rule, t, begin, end);
-    else if (whole && t.bfloat16 && step.pass == Pass::whole)
+    else if (whole && t.bfloat16 && kernel.apply_bfloat16[0] != nullptr)
       apply_bfloat16(step, kernel, rule, t, tensor, begin, end);
-    else if (whole && t.flat && kernel.apply_blocks[0] != nullptr)
+    else if (whole && t.flat && kernel.apply_blocks[0][0] != nullptr)
       apply_blocks(step, kernel, rule, t, tensor, begin, end);
     else
       apply_staged<T>(step, kernel, rule, t, tensor, begin, end, sums);

@@ -119,8 +119,8 @@ class Plan {
     raise_if(onepass_plan_set_average(plan_.get(), i, weight, write_back));
   }
   // of the last step, for each parameter
-  std::vector<std::array<double, 3>> sums() const {
-    std::vector<std::array<double, 3>> all(steps_.size());
+  std::vector<std::array<double, 2>> sums() const {
+    std::vector<std::array<double, 2>> all(steps_.size());
     for (std::size_t i = 0; i < all.size(); ++i) raise_if(onepass_plan_sums(plan_.get(), i, all[i].data()));
     return all;
   }

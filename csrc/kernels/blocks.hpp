@@ -37,16 +37,18 @@ struct BlockCode {
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>((number - 2.0F) * scale);
     return std::bit_cast<float>(magnitude | (top & 0x80000000U));
   }
-  // The byte at bits 20 to 27, garbage below. added: what is added to the twenty bits that are cut off.
-  static std::uint32_t encode(float x, float inverse, std::uint32_t added) {
+  // What encode() adds for `added`, twenty bits: it takes kOne away as well.
+  static std::uint32_t offset(std::uint32_t added) { return added | (0U - kOne); }
+  // The byte at bits 20 to 27, garbage below.
+  static std::uint32_t encode(float x, float inverse, std::uint32_t offset) {
     const auto bits = std::bit_cast<std::uint32_t>(x);
     if constexpr (nonnegative) {
       const auto number = std::bit_cast<std::int32_t>(x * inverse);
       constexpr auto one = static_cast<std::int32_t>(kOne);
-      return static_cast<std::uint32_t>(number > one ? number : one) + (added - kOne);
+      return static_cast<std::uint32_t>(number > one ? number : one) + offset;
     }
     const float number = std::bit_cast<float>(bits & 0x7fffffffU) * inverse + 1.0F;
-    const std::uint32_t code = std::bit_cast<std::uint32_t>(number) + (added - kOne);
+    const std::uint32_t code = std::bit_cast<std::uint32_t>(number) + offset;
     return code | ((bits >> 4) & 0x08000000U);
   }
 };
@@ -89,11 +91,11 @@ void decode_blocks(const void* codes, const std::uint8_t* scales, float* to, std
   }
 }
 
-// Twenty bits for each of an element's states from its 32: any two arrays' bits are independent, but for four low ones.
+// Twenty bits for each of an element's states from its 32: windows whose highest bits, which decide nearly always, lie
+// eight apart, from the param's (bits_for<0>) as well.
 template <int state>
 std::uint32_t block_bits_for(std::uint32_t random) {
-  const std::uint32_t low = random << 4, high = random >> 12;
-  return state == 0 ? high : (state == 1 ? low ^ high : low + high) & 0xfffffU;
+  return std::rotl(random, 12 + 8 * state) & 0xfffffU;
 }
 
 template <bool nonnegative, bool stochastic, int state>
@@ -107,7 +109,8 @@ inline __attribute__((always_inline)) void encode_block_codes(const float* __res
       for_bytes([&](auto byte) {
         const int i = 64 * half + 16 * byte + k;
         const std::uint32_t added = stochastic ? block_bits_for<state>(random[i]) : 0x80000U;
-        const std::uint32_t code = BlockCode<nonnegative>::encode(in[i], inverse, added);
+        const std::uint32_t code =
+            BlockCode<nonnegative>::encode(in[i], inverse, BlockCode<nonnegative>::offset(added));
         word |= shifted<8 * byte - 20>(code) & (0xffU << (8 * byte));
       });
       words[16 * half + k] = word;

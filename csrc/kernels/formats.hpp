@@ -81,21 +81,29 @@ void decode_half(const void* from, T* to, std::int64_t n) {
       0, n, [&](std::int64_t i) { out[i] = static_cast<T>(Format::decode(in[i])); }, in);
 }
 
-// 32 random bits for each of n elements, the first of which is number `index`.
-inline void fill_random(std::uint32_t key, std::uint32_t index, std::uint32_t* out, std::int64_t n) {
-  const std::uint32_t counter = key + index;
+// Beside states in blocks, two elements of a parameter share 32 random bits, and the second takes them turned.
+constexpr std::int64_t kPairDistance = 16;
+inline std::uint32_t second_of_pair(std::uint32_t random) { return std::rotl(random, 20); }
+
+// 32 random bits for each of n elements, the first with random_bits(counter). In pairs: it begins a pair.
+template <bool pairs>
+void fill_random(std::uint32_t counter, std::uint32_t* out, std::int64_t n) {
   ONEPASS_INDEPENDENT
-  for (std::int64_t i = 0; i < n; ++i) out[i] = random_bits(counter + static_cast<std::uint32_t>(i));
+  for (std::int64_t i = 0; i < n; ++i) {
+    const bool second = pairs && (i & kPairDistance) != 0;
+    const std::uint32_t random = random_bits(counter + static_cast<std::uint32_t>(pairs ? i & ~kPairDistance : i));
+    out[i] = second ? second_of_pair(random) : random;
+  }
 }
 
 // Sixteen bits for each of an element's arrays from its 32: any two arrays' bits are independent.
-template <int array>
+template <std::size_t array>
 std::uint32_t bits_for(std::uint32_t random) {
   const std::uint32_t low = random & 0xffffU, high = random >> 16;
   return array == 0 ? low : array == 1 ? high : array == 2 ? low ^ high : (low + high) & 0xffffU;
 }
 
-template <typename Format, int array>
+template <typename Format, std::size_t array>
 void encode_stochastic(const float* __restrict in, Half* __restrict out, std::int64_t n,
                        const std::uint32_t* __restrict random) {
   ONEPASS_INDEPENDENT

@@ -38,10 +38,12 @@ inline T larger(T a, T b) {
 }
 
 // g / grad_scale, clipped to [-max_value, max_value], and weight decay: coupled, a part of the gradient; or decoupled
-// (Loshchilov and Hutter 2019), where the rule keeps only so much of p.
+// (Loshchilov and Hutter 2019), where the rule keeps only so much of p. plain: a step that clips and decays nothing and
+// has no eps inside a root. A kernel may have a loop for it, in which plain is a constant and the bits are the same.
 template <typename T>
 struct Gradient {
   T scale, limit, decay, keep;
+  bool plain;
   template <typename Hyper>
   Gradient(const Hyper& h, bool decoupled)
       : scale(static_cast<T>((h.maximize ? -1.0 : 1.0) / h.grad_scale)),
@@ -55,11 +57,17 @@ struct Gradient {
       else
         decay = static_cast<T>(h.weight_decay);
     }
+    plain = limit == std::numeric_limits<T>::infinity() && decay == T(0) && keep == T(1);
+    if constexpr (requires { h.eps_root; }) plain = plain && h.eps_root == 0.0;
   }
   T operator()(T g, T p) const {
-    g = clamp(g * scale, -limit, limit);
+    g = g * scale;
+    if (plain) return g;
+    g = clamp(g, -limit, limit);
     return decay != T(0) ? g + decay * p : g;
   }
+  T kept(T p) const { return plain ? p : p * keep; }
+  T inside(T x, T eps_root) const { return plain ? x : x + eps_root; }
 };
 
 // sqrt(x) + eps, or sqrt(x + eps)
@@ -77,7 +85,7 @@ struct sgd {
   Gradient<T> gradient;
   T lr;
   explicit sgd(const onepass_sgd_hyper& h) : gradient(h, h.decoupled_weight_decay != 0), lr(static_cast<T>(h.lr)) {}
-  void operator()(T& p, T g) const { p = p * gradient.keep - lr * gradient(g, p); }
+  void operator()(T& p, T g) const { p = gradient.kept(p) - lr * gradient(g, p); }
 };
 
 // Polyak 1964; Nesterov's form as in Sutskever et al. 2013. The first step starts the buffer with the gradient itself.
@@ -98,7 +106,7 @@ struct sgd_momentum {
     g = gradient(g, p);
     const T b = first ? g : momentum * buffer + fresh * g;
     buffer = b;
-    p = p * gradient.keep - lr * (nesterov ? g + momentum * b : b);
+    p = gradient.kept(p) - lr * (nesterov ? g + momentum * b : b);
   }
 };
 
@@ -116,7 +124,7 @@ struct adagrad {
   void operator()(T& p, T g, T& sum) const {
     g = gradient(g, p);
     sum = sum + g * g;
-    p = p * gradient.keep - lr * g / denominator(sum);
+    p = gradient.kept(p) - lr * g / denominator(sum);
   }
 };
 
@@ -141,9 +149,9 @@ struct RMSprop {
   void move(T& p, T direction, T* buffer) const {
     if constexpr (with_momentum) {
       *buffer = momentum * *buffer + direction;
-      p = p * gradient.keep - lr * *buffer;
+      p = gradient.kept(p) - lr * *buffer;
     } else {
-      p = p * gradient.keep - lr * direction;
+      p = gradient.kept(p) - lr * direction;
     }
   }
   T mean_square(T g, T& square) const { return square = alpha * square + fresh * (g * g); }
@@ -200,7 +208,9 @@ struct Adam {
     eps = static_cast<T>(h.eps_hat ? h.eps * factor : h.eps);
   }
   // m / correction1 / (sqrt(v / correction2 + eps_root) + eps); eps_hat is divided by sqrt(correction2) too
-  void move(T& p, T m, T v) const { p = p * gradient.keep - step_size * m / (root(v + inside) * unbias + eps); }
+  void move(T& p, T m, T v) const {
+    p = gradient.kept(p) - step_size * m / (root(gradient.inside(v, inside)) * unbias + eps);
+  }
   void operator()(T& p, T g, T& m, T& v) const {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
@@ -241,7 +251,7 @@ struct adadelta {
     square = rho * square + fresh * (g * g);
     const T delta = root(moved + eps) / root(square + eps) * g;
     moved = rho * moved + fresh * (delta * delta);
-    p = p * gradient.keep - lr * delta;
+    p = gradient.kept(p) - lr * delta;
   }
 };
 
@@ -263,7 +273,7 @@ struct adamax {
     m = beta1 * m + fresh1 * g;
     const T faded = beta2 * largest, own = magnitude(g) + eps;
     largest = faded > own ? faded : own;
-    p = p * gradient.keep - step_size * m / largest;
+    p = gradient.kept(p) - step_size * m / largest;
   }
 };
 
@@ -314,7 +324,7 @@ struct nadam {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    p = p * gradient.keep - (weight_g * g + weight_m * m) / (root(v + inside) * unbias + eps);
+    p = gradient.kept(p) - (weight_g * g + weight_m * m) / (root(gradient.inside(v, inside)) * unbias + eps);
   }
 };
 
@@ -349,7 +359,7 @@ struct radam {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;
     v = beta2 * v + fresh2 * (g * g);
-    p = p * gradient.keep - step_size * m / (rectified ? root(v + inside) + eps : T(1));
+    p = gradient.kept(p) - step_size * m / (rectified ? root(gradient.inside(v, inside)) + eps : T(1));
   }
 };
 
@@ -373,9 +383,10 @@ struct rprop {
     g = gradient(g, p);
     const T own = sign(g);
     const T agreement = own * sign(prev);
+    const T start = first ? lr : T(size);  // of values: GCC 12 cannot vectorize a choice between addresses
     const T shrink = agreement < T(0) ? eta_minus : T(1);
     const T factor = agreement > T(0) ? eta_plus : shrink;
-    size = clamp((first ? lr : size) * factor, smallest, largest);
+    size = clamp(start * factor, smallest, largest);
     prev = agreement < T(0) ? T(0) : g;
     p = p - (agreement < T(0) ? T(0) : own) * size;
   }
@@ -418,7 +429,7 @@ struct lion {
         fresh2(static_cast<T>(1.0 - h.beta2)) {}
   void operator()(T& p, T g, T& m) const {
     g = gradient(g, p);
-    p = p * gradient.keep - lr * sign(beta1 * m + fresh1 * g);
+    p = gradient.kept(p) - lr * sign(beta1 * m + fresh1 * g);
     m = beta2 * m + fresh2 * g;
   }
 };
@@ -436,7 +447,7 @@ struct signum {
         fresh(static_cast<T>(1.0 - h.momentum)) {}
   void operator()(T& p, T g, T& m) const {
     m = momentum * m + fresh * gradient(g, p);
-    p = p * gradient.keep - lr * sign(m);
+    p = gradient.kept(p) - lr * sign(m);
   }
 };
 
@@ -459,7 +470,7 @@ struct AdaBound {
     lower = static_cast<T>(h.final_lr * (1.0 - 1.0 / (age + 1.0)));
     upper = static_cast<T>(h.final_lr * (1.0 + 1.0 / age));
   }
-  void move(T& p, T m, T v) const { p = p * gradient.keep - clamp(step_size / (root(v) + eps), lower, upper) * m; }
+  void move(T& p, T m, T v) const { p = gradient.kept(p) - clamp(step_size / (root(v) + eps), lower, upper) * m; }
   void operator()(T& p, T g, T& m, T& v) const {
     g = gradient(g, p);
     m = beta1 * m + fresh1 * g;

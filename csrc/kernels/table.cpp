@@ -74,6 +74,6 @@ constexpr onepass::KernelTable ONEPASS_TABLE = {
     .blocks = {{decode_blocks<false>, encode_blocks<false>}, {decode_blocks<true>, encode_blocks<true>}},
     .join_halves = join_halves,
     .split_halves = split_halves,
-    .fill_random = fill_random,
+    .fill_random = {fill_random<false>, fill_random<true>},
     .stream = stream,
 };

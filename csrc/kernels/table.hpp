@@ -11,7 +11,7 @@ namespace onepass {
 inline constexpr int kRuleBytes = 192;  // room for any rule, prepared for one step
 inline constexpr int kRuleAlignment = 16;
 
-inline constexpr int kSums = 3;               // of squares of two quantities that a rule names, and of their products
+inline constexpr int kSums = 2;               // of what a rule names: squares or products
 inline constexpr std::int64_t kSumRun = 256;  // elements whose sums are added up before the next ones begin
 
 struct UpdateKernel {
@@ -21,13 +21,13 @@ struct UpdateKernel {
   void (*apply)(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n);
 
   // The same on a float32 param and grad with states in bfloat16; [1]: rounded stochastically, the first element with
-  // random_bits(counter). Null where there are no states or nothing of T is stored so.
+  // random_bits(counter). Null where there are no states, for rules that need sums, and where T is not float.
   void (*apply_bfloat16[2])(const void* rule, void* param, const void* grad, void* const* states, std::int64_t n,
                             std::uint32_t counter);
 
-  // The same with states in 8-bit blocks of which `param` begins one; null for rules that need sums.
-  void (*apply_blocks[2])(const void* rule, float* param, const float* grad, void* const* codes,
-                          std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter);
+  // The same with states in 8-bit blocks of which `param` begins one; [1][.]: param and grad are bfloat16.
+  void (*apply_blocks[2][2])(const void* rule, void* param, const void* grad, void* const* codes,
+                             std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter);
 
   // Of rules that need sums over the whole tensor, else null. measure adds n elements' to sums (kSums), and with
   // measure_writes writes the states, which apply then leaves alone. adjust makes the tensor's own rule of them, which
@@ -166,7 +166,7 @@ struct KernelTable {
   BlockCodec blocks[2];  // of signed and of never negative numbers
   void (*join_halves)(const void* upper, const void* lower, float* to, std::int64_t n);
   void (*split_halves)(const float* from, void* upper, void* lower, std::int64_t n);
-  void (*fill_random)(std::uint32_t key, std::uint32_t index, std::uint32_t* out, std::int64_t n);
+  void (*fill_random[2])(std::uint32_t counter, std::uint32_t* out, std::int64_t n);  // [1]: in pairs, for blocks
   void (*stream)(float* const* arrays, std::size_t reads, std::size_t updates, std::size_t writes, std::int64_t begin,
                  std::int64_t end);
 

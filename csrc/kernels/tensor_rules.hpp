@@ -1,7 +1,7 @@
 // Update rules that need sums over the whole tensor: what rules.hpp says holds here too. measure() sees every element
-// first and names two quantities, of whose squares and products the tensor's sums are made; adjust() takes these; then
-// operator() makes the step. kMeasureWrites: the states are written by measure(), else by operator(). Without adjust(),
-// measure() is the step and the sums are the caller's to read.
+// first and names two quantities, of whose squares the tensor's sums are made (kCross: of the first's square, and of
+// their product); adjust() takes these; then operator() makes the step. kMeasureWrites: the states are written by
+// measure(), else by operator(). Without adjust(), measure() is the step and the sums are the caller's to read.
 #pragma once
 
 #include "kernels/rules.hpp"
@@ -13,7 +13,7 @@ namespace rules {
 template <typename T>
 struct lamb {
   static constexpr int states = 2;
-  static constexpr bool kMeasureWrites = true;
+  static constexpr bool kMeasureWrites = true, kCross = false;
   Gradient<T> gradient;
   T rate, decay, correction, beta1, fresh1, beta2, fresh2, unbias, eps;
   double lr;
@@ -48,7 +48,7 @@ struct lamb {
 template <typename T>
 struct lars {
   static constexpr int states = 1;
-  static constexpr bool kMeasureWrites = false;
+  static constexpr bool kMeasureWrites = false, kCross = false;
   Gradient<T> gradient;
   T rate, decay, momentum;
   double lr, weight_decay, trust, eps;
@@ -85,7 +85,7 @@ struct lars {
 template <typename T>
 struct swats {
   static constexpr int states = 2;
-  static constexpr bool kMeasureWrites = true;
+  static constexpr bool kMeasureWrites = true, kCross = true;
   Gradient<T> gradient;
   T step_size, beta1, fresh1, beta2, fresh2, unbias, eps, sgd_rate;
   bool sgd;

@@ -29,97 +29,96 @@ void prepare_rule(const void* hyper, const void* previous, void* storage) {
   std::memcpy(storage, &rule, sizeof(rule));  // which may be where the previous one was
 }
 
+// body(index sequence of the states, pointer to each of them)
+template <typename Rule, typename Stored, typename Body>
+inline void with_states(void* const* states, Body&& body) {
+  [&]<std::size_t... k>(std::index_sequence<k...> all) { body(all, static_cast<Stored*>(states[k])...); }
+  (std::make_index_sequence<static_cast<std::size_t>(Rule::states)>());
+}
+
+template <typename T>
+constexpr bool kHasPlain = sizeof(T) == sizeof(float);  // of its own: a copy for double would be large, and rarely run
+
+// The rule of a loop that knows whether it is plain: see Gradient.
+template <typename Rule, bool plain>
+inline Rule known(const void* storage) {
+  Rule rule = *static_cast<const Rule*>(storage);
+  rule.gradient.plain = plain;
+  return rule;
+}
+template <typename Rule>
+inline bool is_plain(const void* storage) {
+  return static_cast<const Rule*>(storage)->gradient.plain;
+}
+
 // param, states: read and written; grad: read. None of them overlap.
+template <typename Rule, bool plain, typename T, typename... States>
+void run_rule(const void* storage, std::int64_t n, T* __restrict p, const T* __restrict g,
+              States* __restrict... states) {
+  const Rule rule = known<Rule, plain>(storage);
+  for_each_ahead<T>(
+      0, n, [&](std::int64_t i) { rule(p[i], g[i], states[i]...); }, p, g, states...);
+}
+
 template <typename Rule, typename T>
 void apply_rule(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n) {
-  Rule rule = *static_cast<const Rule*>(storage);
-  T* __restrict p = static_cast<T*>(param);
-  const T* __restrict g = static_cast<const T*>(grad);
-  if constexpr (Rule::states == 0) {
-    for_each_ahead<T>(
-        0, n, [&](std::int64_t i) { rule(p[i], g[i]); }, p, g);
-  } else if constexpr (Rule::states == 1) {
-    T* __restrict a = static_cast<T*>(states[0]);
-    for_each_ahead<T>(
-        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i]); }, p, g, a);
-  } else if constexpr (Rule::states == 2) {
-    T* __restrict a = static_cast<T*>(states[0]);
-    T* __restrict b = static_cast<T*>(states[1]);
-    for_each_ahead<T>(
-        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i], b[i]); }, p, g, a, b);
-  } else {
-    static_assert(Rule::states == 3);
-    T* __restrict a = static_cast<T*>(states[0]);
-    T* __restrict b = static_cast<T*>(states[1]);
-    T* __restrict c = static_cast<T*>(states[2]);
-    for_each_ahead<T>(
-        0, n, [&](std::int64_t i) { rule(p[i], g[i], a[i], b[i], c[i]); }, p, g, a, b, c);
-  }
+  with_states<Rule, T>(states, [&](auto, auto*... s) {
+    T* const p = static_cast<T*>(param);
+    const T* const g = static_cast<const T*>(grad);
+    if (kHasPlain<T> && is_plain<Rule>(storage))
+      run_rule<Rule, kHasPlain<T>>(storage, n, p, g, s...);
+    else
+      run_rule<Rule, false>(storage, n, p, g, s...);
+  });
 }
 
 // The same with states in bfloat16, decoded and rounded where they are used: a buffer between would cost more than the
 // conversions.
+template <typename Rule, bool stochastic, std::size_t... k, typename... States>
+void run_bfloat16(const void* storage, std::int64_t n, std::uint32_t counter, float* __restrict p,
+                  const float* __restrict g, std::index_sequence<k...>, States* __restrict... states) {
+  const Rule rule = known<Rule, false>(storage);
+  for_each_ahead<float>(
+      0, n,
+      [&](std::int64_t i) {
+        float x[] = {BFloat16::decode(states[i])...};
+        rule(p[i], g[i], x[k]...);
+        const std::uint32_t random = stochastic ? random_bits(counter + static_cast<std::uint32_t>(i)) : 0U;
+        ((states[i] = stochastic ? BFloat16::stochastic(x[k], bits_for<1 + k>(random)) : BFloat16::nearest(x[k])), ...);
+      },
+      p, g, states...);
+}
+
 template <typename Rule, bool stochastic>
 void apply_bfloat16(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n,
                     std::uint32_t counter) {
-  Rule rule = *static_cast<const Rule*>(storage);
-  float* __restrict p = static_cast<float*>(param);
-  const float* __restrict g = static_cast<const float*>(grad);
-  const auto random = [counter](std::int64_t i) {
-    return stochastic ? random_bits(counter + static_cast<std::uint32_t>(i)) : 0U;
-  };
-  const auto encode = [](float x, std::uint32_t bits) {
-    return stochastic ? BFloat16::stochastic(x, bits) : BFloat16::nearest(x);
-  };
-  if constexpr (Rule::states == 1) {
-    Half* __restrict a = static_cast<Half*>(states[0]);
-    for_each_ahead<float>(
-        0, n,
-        [&](std::int64_t i) {
-          float x = BFloat16::decode(a[i]);
-          rule(p[i], g[i], x);
-          a[i] = encode(x, bits_for<1>(random(i)));
-        },
-        p, g, a);
-  } else if constexpr (Rule::states == 2) {
-    Half* __restrict a = static_cast<Half*>(states[0]);
-    Half* __restrict b = static_cast<Half*>(states[1]);
-    for_each_ahead<float>(
-        0, n,
-        [&](std::int64_t i) {
-          float x = BFloat16::decode(a[i]), y = BFloat16::decode(b[i]);
-          rule(p[i], g[i], x, y);
-          const std::uint32_t bits = random(i);
-          a[i] = encode(x, bits_for<1>(bits));
-          b[i] = encode(y, bits_for<2>(bits));
-        },
-        p, g, a, b);
-  } else {
-    static_assert(Rule::states == 3);
-    Half* __restrict a = static_cast<Half*>(states[0]);
-    Half* __restrict b = static_cast<Half*>(states[1]);
-    Half* __restrict c = static_cast<Half*>(states[2]);
-    for_each_ahead<float>(
-        0, n,
-        [&](std::int64_t i) {
-          float x = BFloat16::decode(a[i]), y = BFloat16::decode(b[i]), z = BFloat16::decode(c[i]);
-          rule(p[i], g[i], x, y, z);
-          const std::uint32_t bits = random(i);
-          a[i] = encode(x, bits_for<1>(bits));
-          b[i] = encode(y, bits_for<2>(bits));
-          c[i] = encode(z, bits_for<3>(bits));
-        },
-        p, g, a, b, c);
-  }
+  with_states<Rule, Half>(states, [&](auto all, auto*... s) {
+    run_bfloat16<Rule, stochastic>(storage, n, counter, static_cast<float*>(param), static_cast<const float*>(grad),
+                                   all, s...);
+  });
+}
+
+// A param and a grad as they lie beside states in blocks.
+inline float decoded(float x) { return x; }
+inline float decoded(Half x) { return BFloat16::decode(x); }
+template <bool stochastic>
+inline void store_rounded(float x, float* to, std::uint32_t) {
+  *to = x;
+}
+template <bool stochastic>
+inline void store_rounded(float x, Half* to, std::uint32_t random) {
+  *to = stochastic ? BFloat16::stochastic(x, bits_for<0>(random)) : BFloat16::nearest(x);
 }
 
 // The same with states in 8-bit blocks, of which the first number is one of the first block's: at most kBlocksAtOnce of
-// them. Positive says of each state whether it is never negative.
-template <typename Rule, typename Positive, bool stochastic, std::size_t... k>
-void apply_few_blocks(const Rule& rule, float* __restrict p, const float* __restrict g, std::uint32_t* const* words,
-                      std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter, std::index_sequence<k...>) {
+// them. Positive says of each state whether it is never negative; param and grad are float32, or both bfloat16.
+template <typename Rule, bool plain, typename Positive, typename Stored, bool stochastic, std::size_t... k>
+void run_blocks(const void* storage, Stored* __restrict p, const Stored* __restrict g, std::uint32_t* const* words,
+                std::uint8_t* const* scales, std::int64_t n, std::uint32_t counter, std::index_sequence<k...>) {
   constexpr int states = Rule::states;
   constexpr std::int64_t kMost = kBlocksAtOnce * kBlockNumbers, kAhead = 1024;
+  constexpr auto kHalfBytes = static_cast<std::int64_t>(64 * sizeof(Stored));
+  const Rule rule = known<Rule, plain>(storage);
   const std::int64_t blocks = (n + kBlockNumbers - 1) / kBlockNumbers;
   alignas(64) float number[states][kMost];
   alignas(64) std::uint32_t random[stochastic ? kMost : 1];
@@ -129,7 +128,7 @@ void apply_few_blocks(const Rule& rule, float* __restrict p, const float* __rest
     const std::uint32_t* const word[states] = {words[k] + 16 * half...};
     BlockMaximum* const largest[states] = {&maximum[k][half / 2]...};
     (prefetch(word[k], kAhead), ...);  // asked for evenly: a core waits for few lines at a time
-    for (std::int64_t line = 0; line < 256; line += 64) {
+    for (std::int64_t line = 0; line < kHalfBytes; line += 64) {
       prefetch(p + 64 * half, kAhead + line);
       prefetch(g + 64 * half, kAhead + line);
     }
@@ -138,11 +137,16 @@ void apply_few_blocks(const Rule& rule, float* __restrict p, const float* __rest
       ONEPASS_INDEPENDENT
       for (int lane = 0; lane < 16; ++lane) {
         const std::int64_t i = first + lane;
+        std::uint32_t bits = 0;
+        if constexpr (stochastic)
+          random[i] = bits = byte % 2 == 0 ? random_bits(counter + static_cast<std::uint32_t>(i))
+                                           : second_of_pair(random[i - kPairDistance]);
+        float own = decoded(p[i]);
         float x[states] = {BlockCode<Positive::of[k]>::decode(shifted<20 - 8 * byte>(word[k][lane]),
                                                               shifted<24 - 8 * byte>(word[k][lane]), scale[k])...};
-        rule(p[i], g[i], x[k]...);
+        rule(own, decoded(g[i]), x[k]...);
+        store_rounded<stochastic>(own, p + i, bits);
         ((number[k][i] = x[k], largest[k]->see(lane, x[k])), ...);
-        if constexpr (stochastic) random[i] = random_bits(counter + static_cast<std::uint32_t>(i));
       }
     });
   }
@@ -159,10 +163,11 @@ void apply_few_blocks(const Rule& rule, float* __restrict p, const float* __rest
    ...);
 }
 
-template <typename Rule, typename Positive, bool stochastic>
-void apply_blocks(const void* storage, float* param, const float* grad, void* const* codes, std::uint8_t* const* scales,
+template <typename Rule, typename Positive, typename Stored, bool stochastic>
+void apply_blocks(const void* storage, void* param, const void* grad, void* const* codes, std::uint8_t* const* scales,
                   std::int64_t n, std::uint32_t counter) {
-  const Rule rule = *static_cast<const Rule*>(storage);
+  constexpr auto all = std::make_index_sequence<static_cast<std::size_t>(Rule::states)>();
+  const bool plain = is_plain<Rule>(storage);
   for (std::int64_t at = 0, length; at < n; at += length) {
     length = n - at < kBlocksAtOnce * kBlockNumbers ? n - at : kBlocksAtOnce * kBlockNumbers;
     if (length > kBlockNumbers) length -= length % kBlockNumbers;  // a last, short block goes alone
@@ -172,30 +177,34 @@ void apply_blocks(const void* storage, float* param, const float* grad, void* co
       words[k] = static_cast<std::uint32_t*>(codes[k]) + at / 4;
       own_scales[k] = scales[k] + at / kBlockNumbers;
     }
-    const auto apply = [&](float* p, const float* g) {
-      apply_few_blocks<Rule, Positive, stochastic>(rule, p, g, words, own_scales, length,
-                                                   counter + static_cast<std::uint32_t>(at),
-                                                   std::make_index_sequence<static_cast<std::size_t>(Rule::states)>());
+    const auto apply = [&](Stored* p, const Stored* g) {
+      const std::uint32_t first = counter + static_cast<std::uint32_t>(at);
+      if (plain)
+        run_blocks<Rule, true, Positive, Stored, stochastic>(storage, p, g, words, own_scales, length, first, all);
+      else
+        run_blocks<Rule, false, Positive, Stored, stochastic>(storage, p, g, words, own_scales, length, first, all);
     };
+    Stored* const p = static_cast<Stored*>(param) + at;
+    const Stored* const g = static_cast<const Stored*>(grad) + at;
     if (length % kBlockNumbers == 0) {
-      apply(param + at, grad + at);
-    } else {
-      alignas(64) float p[kBlockNumbers] = {}, g[kBlockNumbers] = {};
-      const std::size_t bytes = static_cast<std::size_t>(length) * sizeof(float);
-      std::memcpy(p, param + at, bytes);
-      std::memcpy(g, grad + at, bytes);
       apply(p, g);
-      std::memcpy(param + at, p, bytes);
+    } else {
+      alignas(64) Stored whole_p[kBlockNumbers] = {}, whole_g[kBlockNumbers] = {};
+      const std::size_t bytes = static_cast<std::size_t>(length) * sizeof(Stored);
+      std::memcpy(whole_p, p, bytes);
+      std::memcpy(whole_g, g, bytes);
+      apply(whole_p, whole_g);
+      std::memcpy(p, whole_p, bytes);
     }
   }
 }
 
 // ---- rules that need sums over the whole tensor
 
-// Sums of first^2, second^2 and first second, in double: n <= kSumRun of them.
-template <typename T>
+// Sums of first^2 and of second^2, or of first second, in double: n <= kSumRun of them.
+template <bool cross, typename T>
 void add_products(const T* first, const T* second, std::int64_t n, double* sums) {
-  Lanes<double> squares = Lanes<double>::all(0.0), others = squares, products = squares;
+  Lanes<double> squares = Lanes<double>::all(0.0), products = squares;
   for_groups(n, [&](std::int64_t j, std::int64_t count) {
     T padded[2][kLanes] = {};
     const T *x = first + j, *y = second + j;
@@ -209,36 +218,38 @@ void add_products(const T* first, const T* second, std::int64_t n, double* sums)
     }
     const Lanes<double> a = load_double(x), b = load_double(y);
     squares = squares + a * a;
-    others = others + b * b;
-    products = products + a * b;
+    products = products + (cross ? a : b) * b;
   });
   sums[0] += squares.sum();
-  sums[1] += others.sum();
-  sums[2] += products.sum();
+  sums[1] += products.sum();
+}
+
+template <typename Rule, bool plain, typename T, typename... States>
+void run_measure(const void* storage, std::int64_t n, double* sums, T* __restrict p, const T* __restrict g,
+                 States* __restrict... states) {
+  const Rule rule = known<Rule, plain>(storage);
+  alignas(64) T first[onepass::kSumRun], second[onepass::kSumRun];
+  for (std::int64_t begin = 0; begin < n; begin += onepass::kSumRun) {
+    const std::int64_t length = n - begin < onepass::kSumRun ? n - begin : onepass::kSumRun;
+    for_each_ahead<T>(
+        begin, begin + length,
+        [&](std::int64_t i) { rule.measure(p[i], g[i], states[i]..., first[i - begin], second[i - begin]); }, p, g,
+        states...);
+    add_products<Rule::kCross>(first, second, length, sums);
+  }
 }
 
 template <typename Rule, typename T>
 void measure_rule(const void* storage, void* param, const void* grad, void* const* states, std::int64_t n,
                   double* sums) {
-  Rule rule = *static_cast<const Rule*>(storage);
-  for (std::int64_t begin = 0; begin < n; begin += onepass::kSumRun) {
-    const std::int64_t length = n - begin < onepass::kSumRun ? n - begin : onepass::kSumRun;
-    T* __restrict p = static_cast<T*>(param) + begin;
-    const T* __restrict g = static_cast<const T*>(grad) + begin;
-    alignas(64) T first[onepass::kSumRun], second[onepass::kSumRun];
-    if constexpr (Rule::states == 1) {
-      T* __restrict a = static_cast<T*>(states[0]) + begin;
-      for_each_ahead<T>(
-          0, length, [&](std::int64_t i) { rule.measure(p[i], g[i], a[i], first[i], second[i]); }, p, g, a);
-    } else {
-      static_assert(Rule::states == 2);
-      T* __restrict a = static_cast<T*>(states[0]) + begin;
-      T* __restrict b = static_cast<T*>(states[1]) + begin;
-      for_each_ahead<T>(
-          0, length, [&](std::int64_t i) { rule.measure(p[i], g[i], a[i], b[i], first[i], second[i]); }, p, g, a, b);
-    }
-    add_products(first, second, length, sums);
-  }
+  with_states<Rule, T>(states, [&](auto, auto*... s) {
+    T* const p = static_cast<T*>(param);
+    const T* const g = static_cast<const T*>(grad);
+    if (kHasPlain<T> && is_plain<Rule>(storage))
+      run_measure<Rule, kHasPlain<T>>(storage, n, sums, p, g, s...);
+    else
+      run_measure<Rule, false>(storage, n, sums, p, g, s...);
+  });
 }
 
 template <typename Rule>
@@ -266,21 +277,17 @@ void average(T* param, T* average, T weight, bool write_back, std::int64_t n) {
 
 template <typename Rule, typename Hyper, typename Positive, typename T>
 constexpr onepass::UpdateKernel update_kernel() {
-  onepass::UpdateKernel kernel = {Rule::states,
-                                  prepare_rule<Rule, Hyper>,
-                                  apply_rule<Rule, T>,
-                                  {nullptr, nullptr},
-                                  {nullptr, nullptr},
-                                  nullptr,
-                                  nullptr,
-                                  false};
-  if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0) {
+  onepass::UpdateKernel kernel = {};
+  kernel.states = Rule::states;
+  kernel.prepare = prepare_rule<Rule, Hyper>;
+  kernel.apply = apply_rule<Rule, T>;
+  if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0 && !requires { Rule::kMeasureWrites; }) {
     kernel.apply_bfloat16[0] = apply_bfloat16<Rule, false>;
     kernel.apply_bfloat16[1] = apply_bfloat16<Rule, true>;
-  }
-  if constexpr (sizeof(T) == sizeof(float) && Rule::states > 0 && !requires { Rule::kMeasureWrites; }) {
-    kernel.apply_blocks[0] = apply_blocks<Rule, Positive, false>;
-    kernel.apply_blocks[1] = apply_blocks<Rule, Positive, true>;
+    kernel.apply_blocks[0][0] = apply_blocks<Rule, Positive, float, false>;
+    kernel.apply_blocks[0][1] = apply_blocks<Rule, Positive, float, true>;
+    kernel.apply_blocks[1][0] = apply_blocks<Rule, Positive, Half, false>;
+    kernel.apply_blocks[1][1] = apply_blocks<Rule, Positive, Half, true>;
   }
   if constexpr (requires { Rule::kMeasureWrites; }) {
     kernel.measure = measure_rule<Rule, T>;

@@ -23,6 +23,7 @@ class Rounding(NamedTuple):
     tensor: int
     array: int  # 0 the param, 1 + k state k
     order: Array  # memory_index(param)
+    pairs: bool = False  # beside states in blocks: elements 16 apart share 32 bits
 
 
 def is_bfloat16(array: Array) -> bool:
@@ -100,11 +101,8 @@ def memory_index(array: Array) -> Array:
 
 def block_bits(rounding: Rounding) -> Array:
     """Twenty bits for each element of a state in 8-bit blocks."""
-    x = _words(rounding)
-    with np.errstate(over="ignore"):
-        low, high = x << np.uint32(4), x >> np.uint32(12)
-        shared = [high, low ^ high, low + high][min(rounding.array, 3) - 1] & np.uint32(0xFFFFF)
-    return in_memory_order(shared, rounding.order)
+    turned = _rotated(_words(rounding), 12 + 8 * (rounding.array - 1))
+    return in_memory_order(turned & np.uint32(0xFFFFF), rounding.order)
 
 
 def _random_bits(rounding: Rounding) -> Array:
@@ -117,6 +115,11 @@ def _random_bits(rounding: Rounding) -> Array:
 
 def _words(rounding: Rounding) -> Array:
     """The 32 bits of each element that all arrays of a tensor share."""
+    if rounding.pairs:
+        second = rounding.order & np.uint64(16)
+        first = rounding._replace(order=rounding.order - second, pairs=False)
+        shared: Array = np.where(second != 0, _rotated(_words(first), 20), _words(first))
+        return shared
     index = rounding.order
     high = (index >> np.uint64(32)).astype(np.int64)
     x = np.zeros(index.shape, np.uint32)
@@ -131,6 +134,11 @@ def _words(rounding: Rounding) -> Array:
         x ^= x >> np.uint32(15)
     words: Array = x
     return words
+
+
+def _rotated(words: Array, bits: int) -> Array:
+    left: Array = (words << np.uint32(bits)) | (words >> np.uint32(32 - bits))
+    return left
 
 
 def _key(rounding: Rounding, high: int) -> int:

@@ -43,6 +43,9 @@ def stored_step(
     values = [decode_state(state, param, positive) for state, positive in zip(states, update.positive, strict=True)]
     new = decode(param, kind)
 
+    if rounding is not None:
+        rounding = rounding._replace(pairs=any(is_blocks(state) for state in states))
+
     def store() -> None:
         for k, (state, value) in enumerate(zip(states, values, strict=True)):
             own = None if rounding is None else rounding._replace(array=1 + k)

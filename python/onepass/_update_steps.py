@@ -73,27 +73,27 @@ def moments(g: NDArray[Any], exp_avg: NDArray[Any], exp_avg_sq: NDArray[Any], be
 _PART, _RUN, _LANES = 1 << 15, 256, 16
 
 
-def tensor_sums(param: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float, float]:
-    """Sums over a tensor of first^2, second^2 and first second, in double and in the kernels' order: sixteen lanes in
+def tensor_sums(param: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
+    """Sums over a tensor of first^2 and second^2, in double and in the kernels' order: sixteen lanes in
     a run, runs in a part, parts."""
     a, b = (in_memory_order(values, param).astype(np.float64) for values in (first, second))
-    products = np.zeros((3, -(-a.size // _PART) * _PART))
-    products[:, : a.size] = a * a, b * b, a * b
-    lanes = np.zeros((3, products.shape[1] // _RUN, _LANES))
-    groups = products.reshape(3, -1, _RUN // _LANES, _LANES)
+    products = np.zeros((2, -(-a.size // _PART) * _PART))
+    products[:, : a.size] = a * a, b * b
+    lanes = np.zeros((2, products.shape[1] // _RUN, _LANES))
+    groups = products.reshape(2, -1, _RUN // _LANES, _LANES)
     for group in range(_RUN // _LANES):
         lanes = lanes + groups[:, :, group]
     while lanes.shape[2] > 1:
         half = lanes.shape[2] // 2
         lanes = lanes[:, :, :half] + lanes[:, :, half:]
-    runs = lanes.reshape(3, -1, _PART // _RUN)
+    runs = lanes.reshape(2, -1, _PART // _RUN)
     parts = np.zeros(runs.shape[:2])
     for run in range(_PART // _RUN):
         parts = parts + runs[:, :, run]
-    total = np.zeros(3)
+    total = np.zeros(2)
     for part in range(parts.shape[1]):
         total = total + parts[:, part]
-    return float(total[0]), float(total[1]), float(total[2])
+    return float(total[0]), float(total[1])
 
 
 def larger(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:

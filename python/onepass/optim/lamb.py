@@ -110,7 +110,7 @@ def lamb(
         moved: NDArray[Any] = correction * exp_avg / (np.sqrt(exp_avg_sq) * unbias + t(eps)) + t(weight_decay) * param
         return moved
 
-    length, steepness, _ = tensor_sums(param, param, direction())
+    length, steepness = tensor_sums(param, param, direction())
     trust = 1.0 if length == 0 or steepness == 0 else math.sqrt(length) / math.sqrt(steepness)
     if between_passes is not None:
         between_passes()

@@ -104,7 +104,7 @@ class SWATS(Optimizer):
         grads = list(grads)
         rates = self.learning_rates()
         info = super().step(grads, grad_scale)
-        if info.skipped:
+        if info.skipped or all(group["sgd_ratio"] is not None for group in self.param_groups):
             return info
         sums, steps, first = self._plan.sums(), self._plan.steps, 0
         for group, rate in zip(self.param_groups, rates, strict=True):
@@ -113,7 +113,7 @@ class SWATS(Optimizer):
             moved = [i for i in own if grads[i] is not None]
             if group["sgd_ratio"] is None and moved:
                 squares = math.fsum(sums[i][0] for i in moved)
-                products = math.fsum(sums[i][2] for i in moved)
+                products = math.fsum(sums[i][1] for i in moved)
                 self._estimate(group, own, max(steps[i] for i in moved), rate, squares, products)
         return info
 
