@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import onepass
@@ -31,16 +33,19 @@ def blocks(path):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     module = importlib.import_module(name)
-    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE, extraglobs={"np": np})
     assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", ["kernels", "reference"])
 def test_every_public_kernel_has_an_example(name):
     module = importlib.import_module(f"onepass.{name}")
-    own = {k: v for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__}
     updates = importlib.import_module("onepass.kernels").UPDATES
-    public = {k: v for k, v in own.items() if not k.startswith("_") and k not in updates and not isinstance(v, type)}
+    public = {
+        k: v
+        for k, v in vars(module).items()
+        if inspect.isfunction(v) and v.__module__.startswith(module.__name__) and k not in updates and k[0] != "_"
+    }
     assert len(public) >= 11
     assert [k for k, v in public.items() if ">>> " not in (v.__doc__ or "")] == []
 

@@ -171,7 +171,9 @@ def public_functions(module):
     return {
         name
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(value)
+        and re.match(rf"{module.__name__}(\.[a-z]\w*)?$", value.__module__)
+        and not name.startswith("_")
     }
 
 

@@ -1,4 +1,4 @@
-"""What reference.py refuses: the misuse that the kernels refuse too, with the same types of error."""
+"""What the reference refuses: the misuse that the kernels refuse too, with the same types of error."""
 
 from __future__ import annotations
 

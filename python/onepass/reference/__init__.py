@@ -1,0 +1,56 @@
+"""The kernels in plain NumPy: same names, same signatures, same results; the oracle of the tests.
+
+Everything but the optimizer updates is computed in float64 and rounded once at the end; the compiled kernels stay
+within a few units in the last place of it. The optimizer updates use the kernels' own type and order of operations, so
+that both give the same bits; their steps stand beside the classes in onepass/optim/.
+
+``threads`` is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onepass._storage import Rounding, memory_index
+from onepass._subnormals import flush_subnormals
+from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._update_functions import Call, UpdateFunction, make_update_function
+from onepass.reference.activations import relu as relu, relu_backward as relu_backward
+from onepass.reference.cross_entropy import (
+    log_softmax as log_softmax,
+    softmax as softmax,
+    softmax_cross_entropy as softmax_cross_entropy,
+)
+from onepass.reference.gradients import global_norm as global_norm
+from onepass.reference.linear import linear as linear, linear_backward as linear_backward
+from onepass.reference.losses import mean_squared_error as mean_squared_error
+from onepass.reference.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+
+
+def __getattr__(name: str) -> UpdateFunction:
+    # the optimizer updates: their steps are registered by the files of onepass.optim
+    import onepass.optim  # noqa: F401
+    from onepass._update_steps import STEPS
+
+    if name not in STEPS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = globals()[name] = _update_function(name)
+    return function
+
+
+def _update_function(name: str) -> UpdateFunction:
+    from onepass._stored_step import stored_step
+    from onepass._update_steps import STEPS, describe_step
+
+    step = STEPS[name]
+    update: Update = describe_step(name)
+
+    def run(call: Call) -> None:
+        with flush_subnormals(), np.errstate(all="ignore"):
+            for i, (param, grad, *states) in enumerate(zip(*call.arrays, strict=True)):
+                rounding = None
+                if call.stochastic_rounding:
+                    rounding = Rounding(call.seed, call.hyper["step"], i, 0, memory_index(param))
+                stored_step(step, update, param, grad, states, call.hyper, rounding)
+
+    return make_update_function(update, run, __name__)
