@@ -2,8 +2,8 @@
 
 namespace {
 
-// mean and invstd: (C) float64, as batch_norm returns them for an x of these channels
-double* statistics(const char* name, py::handle object, const onepass_array& x, int channel_axis) {
+// (C) float64 in dense memory, one number for each channel of x
+double* numbers(const char* name, py::handle object, const onepass_array& x, int channel_axis) {
   if (object.is_none()) throw py::type_error(std::string(name) + ": is missing");
   const onepass_array a = readable(name, object);
   const int axis = channel_axis < 0 ? channel_axis + x.ndim : channel_axis;
@@ -11,51 +11,162 @@ double* statistics(const char* name, py::handle object, const onepass_array& x, 
   const bool dense = a.ndim == 1 && (a.shape[0] < 2 || a.strides[0] == static_cast<std::int64_t>(sizeof(double)));
   if (!dense || a.dtype != ONEPASS_FLOAT64 || a.shape[0] != channels)
     throw py::value_error(std::string(name) + ": expected float64 of shape (" + std::to_string(channels) +
-                          ",), one value for each channel of x, as batch_norm returned them");
+                          ",), one value for each channel of x, as batch_norm and its parts return them");
   return static_cast<double*>(a.data);
+}
+
+// Arrays of x's shape; NumPy has no bfloat16: with `bits` it comes as uint16.
+struct Wholes {
+  bool bits;
+  onepass_array half(onepass_array a) const {
+    if (bits && a.dtype == ONEPASS_UINT16) a.dtype = ONEPASS_BFLOAT16;
+    return a;
+  }
+  onepass_array read(const char* name, py::handle object) const { return half(readable(name, object)); }
+  onepass_array write(const char* name, py::handle object) const { return half(writable(name, object)); }
+};
+
+// What the backward functions have in common.
+struct BackwardArguments {
+  onepass_array dy, x, gamma, beta, y;
+  const double *mean, *invstd;
+  onepass_batch_norm_options options;
+
+  BackwardArguments(const Wholes& wholes, py::handle dy_, py::handle x_, py::handle gamma_, py::handle beta_,
+                    py::handle mean_, py::handle invstd_, py::handle y_, bool training, int channel_axis, bool relu)
+      : dy(wholes.read("dy", dy_)),
+        x(wholes.read("x", x_)),
+        gamma(readable("gamma", gamma_)),
+        beta(readable("beta", beta_)),
+        y(wholes.read("y", y_)),
+        mean(numbers("saved.mean", mean_, x, channel_axis)),
+        invstd(numbers("saved.invstd", invstd_, x, channel_axis)),
+        options{channel_axis, training, relu, false, 0.0, 0.0} {}
+};
+
+struct BackwardResults {
+  onepass_array dx, dgamma, dbeta, dresidual;
+
+  BackwardResults(const Wholes& wholes, py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dresidual_)
+      : dx(wholes.write("out", dx_)),
+        dgamma(writable("dgamma", dgamma_)),
+        dbeta(writable("dbeta", dbeta_)),
+        dresidual(wholes.write("dresidual", dresidual_)) {}
+};
+
+void register_forward(py::module_& m) {
+  m.def(
+      "batch_norm",
+      [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
+         py::handle residual, bool training, double momentum, double eps, int channel_axis, bool relu, bool population,
+         py::handle out, py::handle mean, py::handle invstd, bool bits, int threads) {
+        const Wholes wholes = {bits};
+        const onepass_array vx = wholes.read("x", x), vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
+        const auto running = training ? writable : readable;
+        const onepass_array vmean = running("running_mean", running_mean), vvar = running("running_var", running_var);
+        const onepass_array vresidual = wholes.read("residual", residual), vout = wholes.write("out", out);
+        const onepass_batch_norm_options options = {channel_axis, training, relu, population, momentum, eps};
+        double* mean_out = numbers("mean", mean, vx, channel_axis);
+        double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
+        call([&] {
+          return onepass_batch_norm(&vx, &vgamma, &vbeta, &vmean, &vvar, &vresidual, &options, &vout, mean_out,
+                                    invstd_out, threads);
+        });
+      },
+      py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("running_mean"), py::arg("running_var"),
+      py::arg("residual"), py::arg("training"), py::arg("momentum"), py::arg("eps"), py::arg("channel_axis"),
+      py::arg("relu"), py::arg("population"), py::arg("out"), py::arg("mean"), py::arg("invstd"), py::arg("bits"),
+      py::arg("threads"));
+  m.def(
+      "batch_norm_statistics",
+      [](py::handle x, int channel_axis, py::handle mean, py::handle m2, bool bits, int threads) {
+        const onepass_array vx = Wholes{bits}.read("x", x);
+        double* mean_out = numbers("mean", mean, vx, channel_axis);
+        double* m2_out = numbers("m2", m2, vx, channel_axis);
+        call([&] { return onepass_batch_norm_statistics(&vx, channel_axis, mean_out, m2_out, threads); });
+      },
+      py::arg("x"), py::arg("channel_axis"), py::arg("mean"), py::arg("m2"), py::arg("bits"), py::arg("threads"));
+  m.def(
+      "batch_norm_apply",
+      [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
+         py::handle residual, std::int64_t count, py::handle mean, py::handle m2, double momentum, double eps,
+         int channel_axis, bool relu, bool population, py::handle out, py::handle invstd, bool bits, int threads) {
+        const Wholes wholes = {bits};
+        const onepass_array vx = wholes.read("x", x), vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
+        const onepass_array vmean = writable("running_mean", running_mean), vvar = writable("running_var", running_var);
+        const onepass_array vresidual = wholes.read("residual", residual), vout = wholes.write("out", out);
+        const onepass_batch_norm_options options = {channel_axis, true, relu, population, momentum, eps};
+        const double* mean_in = numbers("statistics: mean", mean, vx, channel_axis);
+        const double* m2_in = numbers("statistics: m2", m2, vx, channel_axis);
+        double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
+        call([&] {
+          return onepass_batch_norm_apply(&vx, &vgamma, &vbeta, &vmean, &vvar, &vresidual, &options, count, mean_in,
+                                          m2_in, &vout, invstd_out, threads);
+        });
+      },
+      py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("running_mean"), py::arg("running_var"),
+      py::arg("residual"), py::arg("count"), py::arg("mean"), py::arg("m2"), py::arg("momentum"), py::arg("eps"),
+      py::arg("channel_axis"), py::arg("relu"), py::arg("population"), py::arg("out"), py::arg("invstd"),
+      py::arg("bits"), py::arg("threads"));
+}
+
+void register_backward(py::module_& m) {
+  m.def(
+      "batch_norm_backward",
+      [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
+         py::handle y, bool training, int channel_axis, bool relu, py::handle dx, py::handle dgamma, py::handle dbeta,
+         py::handle dresidual, bool bits, int threads) {
+        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        const BackwardResults r({bits}, dx, dgamma, dbeta, dresidual);
+        call([&] {
+          return onepass_batch_norm_backward(&a.dy, &a.x, &a.gamma, &a.beta, a.mean, a.invstd, &a.y, &a.options, &r.dx,
+                                             &r.dgamma, &r.dbeta, &r.dresidual, threads);
+        });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"), py::arg("invstd"), py::arg("y"),
+      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"),
+      py::arg("dresidual"), py::arg("bits"), py::arg("threads"));
+  m.def(
+      "batch_norm_backward_sums",
+      [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
+         py::handle y, bool training, int channel_axis, bool relu, py::handle sum_dy, py::handle sum_dyx, bool bits,
+         int threads) {
+        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        double* sum_dy_out = numbers("sum_dy", sum_dy, a.x, channel_axis);
+        double* sum_dyx_out = numbers("sum_dyx", sum_dyx, a.x, channel_axis);
+        call([&] {
+          return onepass_batch_norm_backward_sums(&a.dy, &a.x, &a.gamma, &a.beta, a.mean, a.invstd, &a.y, &a.options,
+                                                  sum_dy_out, sum_dyx_out, threads);
+        });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"), py::arg("invstd"), py::arg("y"),
+      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("sum_dy"), py::arg("sum_dyx"),
+      py::arg("bits"), py::arg("threads"));
+  m.def(
+      "batch_norm_backward_apply",
+      [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
+         py::handle y, bool training, int channel_axis, bool relu, std::int64_t count, py::handle sum_dy,
+         py::handle sum_dyx, py::handle dx, py::handle dgamma, py::handle dbeta, py::handle dresidual, bool bits,
+         int threads) {
+        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        const BackwardResults r({bits}, dx, dgamma, dbeta, dresidual);
+        const double* sum_dy_in = numbers("sums: sum_dy", sum_dy, a.x, channel_axis);
+        const double* sum_dyx_in = numbers("sums: sum_dyx", sum_dyx, a.x, channel_axis);
+        call([&] {
+          return onepass_batch_norm_backward_apply(&a.dy, &a.x, &a.gamma, &a.beta, a.mean, a.invstd, &a.y, &a.options,
+                                                   count, sum_dy_in, sum_dyx_in, &r.dx, &r.dgamma, &r.dbeta,
+                                                   &r.dresidual, threads);
+        });
+      },
+      py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"), py::arg("invstd"), py::arg("y"),
+      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("count"), py::arg("sum_dy"),
+      py::arg("sum_dyx"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"), py::arg("dresidual"), py::arg("bits"),
+      py::arg("threads"));
 }
 
 }  // namespace
 
 void register_batch_norm(py::module_& m) {
-  m.def(
-      "batch_norm",
-      [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
-         py::handle residual, bool training, double momentum, double eps, int channel_axis, bool relu, py::handle out,
-         py::handle mean, py::handle invstd, int threads) {
-        const onepass_array vx = readable("x", x), vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
-        const auto running = training ? writable : readable;
-        const onepass_array vmean = running("running_mean", running_mean), vvar = running("running_var", running_var);
-        const onepass_array vresidual = readable("residual", residual), vout = writable("out", out);
-        const onepass_batch_norm_options options = {channel_axis, training, relu, momentum, eps};
-        double* m_out = statistics("mean", mean, vx, channel_axis);
-        double* s_out = statistics("invstd", invstd, vx, channel_axis);
-        call([&] {
-          return onepass_batch_norm(&vx, &vgamma, &vbeta, &vmean, &vvar, &vresidual, &options, &vout, m_out, s_out,
-                                    threads);
-        });
-      },
-      py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("running_mean"), py::arg("running_var"),
-      py::arg("residual"), py::arg("training"), py::arg("momentum"), py::arg("eps"), py::arg("channel_axis"),
-      py::arg("relu"), py::arg("out"), py::arg("mean"), py::arg("invstd"), py::arg("threads"));
-  m.def(
-      "batch_norm_backward",
-      [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
-         py::handle y, bool training, int channel_axis, bool relu, py::handle dx, py::handle dgamma, py::handle dbeta,
-         py::handle dresidual, int threads) {
-        const onepass_array vdy = readable("dy", dy), vx = readable("x", x), vgamma = readable("gamma", gamma);
-        const onepass_array vbeta = readable("beta", beta), vy = readable("y", y), vdx = writable("out", dx);
-        const onepass_array vdgamma = writable("dgamma", dgamma), vdbeta = writable("dbeta", dbeta);
-        const onepass_array vdresidual = writable("dresidual", dresidual);
-        const onepass_batch_norm_options options = {channel_axis, training, relu, 0.0, 0.0};
-        const double* m_in = statistics("saved.mean", mean, vx, channel_axis);
-        const double* s_in = statistics("saved.invstd", invstd, vx, channel_axis);
-        call([&] {
-          return onepass_batch_norm_backward(&vdy, &vx, &vgamma, &vbeta, m_in, s_in, &vy, &options, &vdx, &vdgamma,
-                                             &vdbeta, &vdresidual, threads);
-        });
-      },
-      py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"), py::arg("invstd"), py::arg("y"),
-      py::arg("training"), py::arg("channel_axis"), py::arg("relu"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"),
-      py::arg("dresidual"), py::arg("threads"));
+  register_forward(m);
+  register_backward(m);
 }

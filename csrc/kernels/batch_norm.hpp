@@ -132,7 +132,7 @@ void forward_statistics(const onepass::ForwardStatistics<T>& s, std::int64_t cha
     const double* __restrict m2 = s.m2;
     for (std::int64_t c = 0; c < channels; ++c) invstd[c] = 1.0 / __builtin_sqrt(m2[c] / s.count + s.eps);
     if (s.running_mean) blend(s.running_mean, s.mean, 1.0, s.momentum, channels);
-    if (s.running_var) blend(s.running_var, m2, 1.0 / (s.count - 1.0), s.momentum, channels);
+    if (s.running_var) blend(s.running_var, m2, 1.0 / s.freedom, s.momentum, channels);
   } else {
     for (std::int64_t c = 0; c < channels; ++c) s.mean[c] = static_cast<double>(s.running_mean[c]);
     for (std::int64_t c = 0; c < channels; ++c)

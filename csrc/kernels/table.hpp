@@ -73,6 +73,7 @@ struct ChannelSlope {
 template <typename T>
 struct ForwardStatistics {
   double count;      // values of a channel
+  double freedom;    // what divides m2 for running_var: count - 1, or count
   const double* m2;  // sums of squared deviations from mean; null: inference, from the running statistics
   double momentum, eps;
   const T *gamma, *beta;

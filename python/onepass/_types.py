@@ -29,6 +29,30 @@ class BatchNormSaved(NamedTuple):
     channel_axis: int
 
 
+class BatchNormStatistics(NamedTuple):
+    """Statistics of a batch or of a part of it, for each channel; merge_statistics makes one of several.
+
+    Attributes:
+        count: values of a channel.
+        mean, m2: (C,) float64; m2 is the sum of squared deviations from the mean, count times the biased variance.
+    """
+
+    count: int
+    mean: NDArray[Any]
+    m2: NDArray[Any]
+
+
+class BatchNormSums(NamedTuple):
+    """What the gradient of a batch, or of a part of it, is summed to for each channel; those of parts are added.
+
+    Attributes:
+        sum_dy, sum_dyx: (C,) float64; sums of dy and of dy (x - mean), dy as the ReLU let it through.
+    """
+
+    sum_dy: NDArray[Any]
+    sum_dyx: NDArray[Any]
+
+
 class Update(NamedTuple):
     """An optimizer update: the names of its states, its hyperparameters and their defaults, the bytes that a step moves
     for a float32 parameter, and which states are never negative."""

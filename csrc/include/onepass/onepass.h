@@ -132,8 +132,9 @@ onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic,
  * pass; with write_back, param = average then. 0 <= weight <= 1; without weight and write_back (the default) it is left
  * alone. weight = 1 - decay: an exponential moving average; 1 / n: the mean of n; with write_back: Lookahead. */
 onepass_status onepass_plan_set_average(onepass_plan* plan, int32_t i, double weight, int32_t write_back);
-/* What an update that sums over tensors found in the last step on tensor i: sums (2). lamb: squares of the params and of the
- * directions; lars: squares of the params and of the gradients; swats: squares of the steps, and steps times gradients. */
+/* What an update that sums over tensors found in the last step on tensor i: sums (2). lamb: squares of the params and
+ * of the directions; lars: squares of the params and of the gradients; swats: squares of the steps, and steps times
+ * gradients. */
 onepass_status onepass_plan_sums(const onepass_plan* plan, size_t i, double* sums);
 void onepass_plan_destroy(onepass_plan* plan);
 
@@ -227,19 +228,24 @@ onepass_status onepass_mean_squared_error(const onepass_array* prediction, const
 
 /* ---- batch normalization ------------------------------------------------------------------------------------- */
 
-/* x is C-contiguous with the channels along channel_axis; everything per channel is (C). gamma, beta, running_mean and
- * running_var have x's type and may be absent. mean and invstd are double. */
+/* x (and every array of its shape: out, residual, dy, dx, y, dresidual) has any strides and is float32, float64,
+ * float16 or bfloat16, all of one type; the channels lie along channel_axis. What there is one of a channel is (C),
+ * C-contiguous: gamma, beta, running_mean, running_var, dgamma and dbeta, float64 for a float64 x, else float32, each
+ * absent or given; mean, m2, invstd and sums in double. Everything is computed in the type of gamma, and results in
+ * fewer bits are rounded to nearest even. */
 typedef struct onepass_batch_norm_options {
   int32_t channel_axis;
   int32_t training;
   int32_t relu;
-  double momentum; /* weight of the new batch in the running statistics */
-  double eps;      /* inside the square root, beside the variance */
+  int32_t population; /* running_var takes the biased variance, of `count` values; else the unbiased one */
+  double momentum;    /* weight of the new batch in the running statistics */
+  double eps;         /* inside the square root, beside the variance */
 } onepass_batch_norm_options;
 
 /* y = relu?((x - mean) * invstd * gamma + beta + residual?). Training: mean and biased variance of the batch; the
- * running statistics are updated with the unbiased variance. Inference: the running statistics are used.
- * mean, invstd: (C) double, written. out may be x in inference and must not overlap it in training. */
+ * running statistics are updated. Inference: the running statistics are used.
+ * mean, invstd: (C) double, written. out may be x in inference and must not overlap it in training; it may be the
+ * residual. */
 onepass_status onepass_batch_norm(const onepass_array* x, const onepass_array* gamma, const onepass_array* beta,
                                   const onepass_array* running_mean, const onepass_array* running_var,
                                   const onepass_array* residual, const onepass_batch_norm_options* options,
@@ -252,6 +258,32 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                                            const onepass_array* y, const onepass_batch_norm_options* options,
                                            const onepass_array* dx, const onepass_array* dgamma,
                                            const onepass_array* dbeta, const onepass_array* dresidual, int32_t threads);
+
+/* The halves of the two, for a batch that lies in several places. Statistics of its parts, (count, mean, m2: the sum of
+ * squared deviations from the mean), are merged by the caller (Chan, Golub and LeVeque 1983); sums are added up.
+ * One after the other on the whole batch they give the bits of the functions above. */
+onepass_status onepass_batch_norm_statistics(const onepass_array* x, int32_t channel_axis, double* mean, double* m2,
+                                             int32_t threads);
+/* With statistics of `count` values; options->training is not looked at. out may be x. */
+onepass_status onepass_batch_norm_apply(const onepass_array* x, const onepass_array* gamma, const onepass_array* beta,
+                                        const onepass_array* running_mean, const onepass_array* running_var,
+                                        const onepass_array* residual, const onepass_batch_norm_options* options,
+                                        int64_t count, const double* mean, const double* m2, const onepass_array* out,
+                                        double* invstd, int32_t threads);
+/* sum_dy, sum_dyx: (C), written: sums of dy and of dy (x - mean), dy as the ReLU let it through. */
+onepass_status onepass_batch_norm_backward_sums(const onepass_array* dy, const onepass_array* x,
+                                                const onepass_array* gamma, const onepass_array* beta,
+                                                const double* mean, const double* invstd, const onepass_array* y,
+                                                const onepass_batch_norm_options* options, double* sum_dy,
+                                                double* sum_dyx, int32_t threads);
+/* With sums over `count` values of each channel; dgamma and dbeta follow from them. */
+onepass_status onepass_batch_norm_backward_apply(const onepass_array* dy, const onepass_array* x,
+                                                 const onepass_array* gamma, const onepass_array* beta,
+                                                 const double* mean, const double* invstd, const onepass_array* y,
+                                                 const onepass_batch_norm_options* options, int64_t count,
+                                                 const double* sum_dy, const double* sum_dyx, const onepass_array* dx,
+                                                 const onepass_array* dgamma, const onepass_array* dbeta,
+                                                 const onepass_array* dresidual, int32_t threads);
 
 /* ---- layers -------------------------------------------------------------------------------------------------- */
 

@@ -16,7 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onepass import _core
-from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._types import (
+    BatchNormSaved as BatchNormSaved,
+    BatchNormStatistics as BatchNormStatistics,
+    BatchNormSums as BatchNormSums,
+    Update,
+)
 from onepass._update_functions import Call, UpdateFunction, make_update_function
 from onepass.kernels._arguments import Array, real as _real, thread_count as _thread_count
 from onepass.kernels.activations import relu as relu, relu_backward as relu_backward
@@ -29,6 +34,13 @@ from onepass.kernels.gradients import global_norm as global_norm
 from onepass.kernels.linear import linear as linear, linear_backward as linear_backward
 from onepass.kernels.losses import mean_squared_error as mean_squared_error
 from onepass.kernels.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+from onepass.kernels.normalization_parts import (
+    batch_norm_apply as batch_norm_apply,
+    batch_norm_backward_apply as batch_norm_backward_apply,
+    batch_norm_backward_sums as batch_norm_backward_sums,
+    batch_norm_statistics as batch_norm_statistics,
+    merge_statistics as merge_statistics,
+)
 
 UPDATES: dict[str, Update] = {
     name: Update(name, states, dict(fields), bytes_moved, positive)

@@ -13,7 +13,12 @@ import numpy as np
 
 from onepass._storage import Rounding, memory_index
 from onepass._subnormals import flush_subnormals
-from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._types import (
+    BatchNormSaved as BatchNormSaved,
+    BatchNormStatistics as BatchNormStatistics,
+    BatchNormSums as BatchNormSums,
+    Update,
+)
 from onepass._update_functions import Call, UpdateFunction, make_update_function
 from onepass.reference.activations import relu as relu, relu_backward as relu_backward
 from onepass.reference.cross_entropy import (
@@ -25,6 +30,13 @@ from onepass.reference.gradients import global_norm as global_norm
 from onepass.reference.linear import linear as linear, linear_backward as linear_backward
 from onepass.reference.losses import mean_squared_error as mean_squared_error
 from onepass.reference.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+from onepass.reference.normalization_parts import (
+    batch_norm_apply as batch_norm_apply,
+    batch_norm_backward_apply as batch_norm_backward_apply,
+    batch_norm_backward_sums as batch_norm_backward_sums,
+    batch_norm_statistics as batch_norm_statistics,
+    merge_statistics as merge_statistics,
+)
 
 
 def __getattr__(name: str) -> UpdateFunction:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from onepass._checks import check_apart, check_contiguous, check_float, check_like, check_vector
-from onepass._types import BatchNormSaved
+from onepass._batch_norm import check_bits, computed_dtype, running_weight
+from onepass._checks import check_apart, check_array, check_vector
+from onepass._storage import decode, encode, is_bfloat16
+from onepass._types import BatchNormSaved, BatchNormStatistics, BatchNormSums
 from onepass.reference._results import Array, give
 
 
@@ -18,13 +20,16 @@ def batch_norm(
     running_mean: Array | None = None,
     running_var: Array | None = None,
     training: bool = True,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-5,
     channel_axis: int = 1,
     relu: bool = False,
     residual: Array | None = None,
     out: Array | None = None,
     *,
+    batches: int | None = None,
+    population: bool = False,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, BatchNormSaved]:
     """See :func:`onepass.kernels.batch_norm`.
@@ -33,51 +38,22 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    check_float("x", x)
-    if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"x: expected at least 2 axes, not empty, got {x.shape}")
-    check_contiguous("x", x)
-    for name, vector in (
-        ("gamma", gamma),
-        ("beta", beta),
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-    ):
-        check_vector(name, vector, x.shape[channel_axis], x.dtype)
+    check_x(x, dtype)
+    running = (running_mean, running_var)
+    check_vectors(x, channel_axis, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    weight = running_weight(momentum, batches, training)
     if training:
         check_apart("out", out, "x", x)
-    axes, wide = _other_axes(x, channel_axis), x.astype(np.float64)
-    count = x.size // x.shape[channel_axis]
-    if training:
-        if count < 2:
+        statistics = moments(x, channel_axis)
+        if statistics.count < 2:
             raise ValueError(f"x: expected more than one value a channel when training, got {x.shape}")
-        mean, variance = wide.mean(axes), wide.var(axes)
-        for running, batch in ((running_mean, mean), (running_var, variance * count / (count - 1))):
-            if running is not None:
-                running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch
+        mean, variance = statistics.mean, statistics.m2 / statistics.count
+        blend(running, statistics, weight, population)
     else:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var: are needed when training is false")
         mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
-    invstd = 1 / np.sqrt(variance + eps)
-    shape = _channel_shape(x, channel_axis)
-    y = (wide - mean.reshape(shape)) * invstd.reshape(shape)
-    y = y * _channels(gamma, 1.0, shape) + _channels(beta, 0.0, shape)
-    if residual is not None:
-        y = y + residual
-    if relu:
-        y = np.where(y < 0, 0.0, y)
-    result = give(y, x, out)
-    return result, BatchNormSaved(
-        mean=mean,
-        invstd=invstd,
-        beta=beta if relu else None,
-        relu=relu,
-        residual=residual is not None,
-        y=result if relu and residual is not None else None,
-        training=training,
-        channel_axis=channel_axis,
-    )
+    return normalize(x, mean, variance, gamma, beta, eps, channel_axis, relu, residual, out, training)
 
 
 def batch_norm_backward(
@@ -90,6 +66,7 @@ def batch_norm_backward(
     dgamma: Array | None = None,
     dbeta: Array | None = None,
     dresidual: Array | None = None,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, ...]:
     """See :func:`onepass.kernels.batch_norm_backward`.
@@ -100,38 +77,168 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15), dbeta.tolist()
     (True, [1.0])
     """
-    check_float("x", x)
-    check_like("dy", dy, "x", x)
-    axes, shape = _other_axes(x, saved.channel_axis), _channel_shape(x, saved.channel_axis)
-    invstd = saved.invstd.reshape(shape)
-    xhat = (x.astype(np.float64) - saved.mean.reshape(shape)) * invstd
-    scale = _channels(gamma, 1.0, shape)
-    d = dy.astype(np.float64)
-    if saved.relu:
-        y = xhat * scale + _channels(saved.beta, 0.0, shape) if saved.y is None else saved.y
-        d = np.where(y > 0, d, 0.0)
-    sum_dy, sum_dy_xhat = d.sum(axes), (d * xhat).sum(axes)
+    check_x(x, dtype)
+    sums = gradient_sums(dy, x, gamma, saved)
     count = x.size // x.shape[saved.channel_axis]
+    return gradients(dy, x, gamma, saved, sums, count, out, dgamma, dbeta, dresidual)
+
+
+# ---- the parts, which normalization_parts.py makes functions of
+
+
+def moments(x: Array, channel_axis: int) -> BatchNormStatistics:
+    axes, wide = other_axes(x, channel_axis), decode(x, np.float64)
+    count = x.size // x.shape[channel_axis]
+    return BatchNormStatistics(count, wide.mean(axes), wide.var(axes) * count)
+
+
+def blend(
+    running: tuple[Array | None, Array | None], statistics: BatchNormStatistics, weight: float, population: bool
+) -> None:
+    freedom = statistics.count if population else max(statistics.count - 1, 1)
+    for average, batch in zip(running, (statistics.mean, statistics.m2 / freedom), strict=True):
+        if average is not None:
+            average[...] = (1 - weight) * average.astype(np.float64) + weight * batch
+
+
+def normalize(
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    channel_axis: int,
+    relu: bool,
+    residual: Array | None,
+    out: Array | None,
+    training: bool,
+) -> tuple[Array, BatchNormSaved]:
+    invstd = 1 / np.sqrt(variance + eps)
+    shape = channel_shape(x, channel_axis)
+    y = (decode(x, np.float64) - mean.reshape(shape)) * invstd.reshape(shape)
+    y = y * channels(gamma, 1.0, shape) + channels(beta, 0.0, shape)
+    if residual is not None:
+        check_whole("residual", residual, x)
+        y = y + decode(residual, np.float64)
+    if relu:
+        y = np.where(y < 0, 0.0, y)
+    result = give_whole(y, x, out)
+    return result, BatchNormSaved(
+        mean=mean,
+        invstd=invstd,
+        beta=beta if relu else None,
+        relu=relu,
+        residual=residual is not None,
+        y=result if relu and residual is not None else None,
+        training=training,
+        channel_axis=channel_axis,
+    )
+
+
+def passed_gradient(dy: Array, x: Array, gamma: Array | None, saved: BatchNormSaved) -> tuple[Array, Array]:
+    """dy as the ReLU let it through, and x - mean."""
+    check_whole("dy", dy, x)
+    shape = channel_shape(x, saved.channel_axis)
+    centered = decode(x, np.float64) - saved.mean.reshape(shape)
+    d = decode(dy, np.float64)
+    if saved.relu:
+        scale = channels(gamma, 1.0, shape) * saved.invstd.reshape(shape)
+        y = centered * scale + channels(saved.beta, 0.0, shape)
+        d = np.where((y if saved.y is None else decode(saved.y, np.float64)) > 0, d, 0.0)
+    return d, centered
+
+
+def gradient_sums(dy: Array, x: Array, gamma: Array | None, saved: BatchNormSaved) -> BatchNormSums:
+    d, centered = passed_gradient(dy, x, gamma, saved)
+    axes = other_axes(x, saved.channel_axis)
+    return BatchNormSums(d.sum(axes), (d * centered).sum(axes))
+
+
+def gradients(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    saved: BatchNormSaved,
+    sums: tuple[Array, Array],
+    count: int,
+    out: Array | None,
+    dgamma: Array | None,
+    dbeta: Array | None,
+    dresidual: Array | None,
+) -> tuple[Array, ...]:
+    d, centered = passed_gradient(dy, x, gamma, saved)
+    shape = channel_shape(x, saved.channel_axis)
+    sum_dy, sum_dyx = (a.reshape(shape) for a in sums)
+    invstd = saved.invstd.reshape(shape)
     dx = d
     if saved.training:
-        dx = d - sum_dy.reshape(shape) / count - xhat * sum_dy_xhat.reshape(shape) / count
+        dx = d - sum_dy / count - centered * (invstd * invstd * sum_dyx / count)
+    vector = np.empty(0, computed_dtype(x))
     results = (
-        give(scale * invstd * dx, x, out),
-        give(sum_dy_xhat, x, dgamma),
-        give(sum_dy, x, dbeta),
+        give_whole(channels(gamma, 1.0, shape) * invstd * dx, x, out),
+        give(sums[1] * saved.invstd, vector, dgamma),
+        give(sums[0], vector, dbeta),
     )
-    return (*results, give(d, x, dresidual)) if saved.residual else results
+    return (*results, give_whole(d, x, dresidual)) if saved.residual else results
 
 
-def _channel_shape(x: Array, axis: int) -> tuple[int, ...]:
+# ---- arguments and results
+
+
+def check_x(x: Array, dtype: str | None) -> None:
+    check_bits(x, dtype)
+    check_array("x", x)
+    if x.dtype not in (np.float16, np.float32, np.float64) and not is_bfloat16(x):
+        raise TypeError(f"x: expected float32, float64, float16 or bfloat16, got {x.dtype}; convert it first")
+    if x.ndim < 2 or x.size == 0:
+        raise ValueError(f"x: expected at least 2 axes, not empty, got {x.shape}")
+
+
+def check_vectors(x: Array, channel_axis: int, **vectors: Array | None) -> None:
+    if not -x.ndim <= channel_axis < x.ndim:
+        raise ValueError(f"channel_axis: {channel_axis} is out of range for x, {x.shape}")
+    for name, vector in vectors.items():
+        check_vector(name, vector, x.shape[channel_axis], np.dtype(computed_dtype(x)))
+
+
+def check_whole(name: str, a: Array, x: Array) -> None:
+    check_array(name, a)
+    if a.dtype != x.dtype and not (is_bfloat16(a) and is_bfloat16(x)):
+        raise TypeError(f"{name}: expected {x.dtype} like x, got {a.dtype}; convert it first")
+    if a.shape != x.shape:
+        raise ValueError(f"{name}: expected shape {x.shape} like x, got {a.shape}")
+
+
+def give_whole(value: Array, x: Array, out: Array | None) -> Array:
+    """value rounded once, to x's type."""
+    if not is_bfloat16(x):
+        return give(value, x, out)
+    out = np.empty(x.shape, x.dtype) if out is None else out
+    check_whole("out", out, x)
+    with np.errstate(all="ignore"):
+        encode(_rounded_to_odd(np.asarray(value)), out, None)
+    return out
+
+
+def _rounded_to_odd(value: Array) -> Array:
+    """float32 with the last bit set where it is not exact: rounded again to fewer bits, it is as if rounded once."""
+    near = value.astype(np.float32)
+    bits = near.view(np.uint32)
+    bits -= np.abs(near.astype(np.float64)) > np.abs(value)
+    bits |= near.astype(np.float64) != value
+    return near
+
+
+def channel_shape(x: Array, axis: int) -> tuple[int, ...]:
     shape = [1] * x.ndim
     shape[axis] = x.shape[axis]
     return tuple(shape)
 
 
-def _other_axes(x: Array, axis: int) -> tuple[int, ...]:
+def other_axes(x: Array, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(x.ndim) if i != axis % x.ndim)
 
 
-def _channels(values: Array | None, default: float, shape: tuple[int, ...]) -> Any:
+def channels(values: Array | None, default: float, shape: tuple[int, ...]) -> Any:
     return default if values is None else values.astype(np.float64).reshape(shape)

@@ -1,0 +1,53 @@
+// What the functions of batch normalization share: checks, and the numbers of each channel.
+#pragma once
+
+#include "api/channel_driver.hpp"
+#include "runtime/dispatch.hpp"
+
+namespace onepass::api {
+
+template <typename T>
+T* data(const onepass_array* a) {
+  return present(a) ? static_cast<T*>(a->data) : nullptr;
+}
+template <typename T>
+T* offset(T* p, std::int64_t c) {
+  return p ? p + c : nullptr;
+}
+
+// An argument of a function, and how it is called.
+struct Named {
+  const char* name;
+  const onepass_array* array;
+};
+
+// What parameters and statistics are stored in beside x.
+inline std::int32_t computed_dtype(const onepass_array& x) {
+  return x.dtype == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
+}
+template <typename F>
+onepass_status with_computed(const onepass_array& x, F&& body) {
+  return with_float(computed_dtype(x), body);
+}
+
+onepass_status check_channels_of(const onepass_array* x, std::int32_t channel_axis, Shape& shape);
+// Arrays of x's shape and type, each absent or any strides.
+onepass_status check_wholes(std::initializer_list<Named> arrays, const onepass_array& x);
+// (C) of the type that is computed in, or absent.
+onepass_status check_vectors(std::initializer_list<Named> arrays, const onepass_array& x, const Shape& shape);
+// Elements of what is written share no memory, nor with any of the others.
+onepass_status check_written(const Named& written, std::initializer_list<Named> others);
+onepass_status check_eps(double eps);
+
+// The members of ChannelScale, then those of ChannelSlope, one array of numbers each.
+template <typename T>
+struct Normalization {
+  Channels<T> numbers;
+  Normalization(const Shape& shape, int kinds) : numbers(shape, kinds) {}
+  ChannelScale<T> scale(std::int64_t i) {
+    return {numbers.at(0) + i, numbers.at(1) + i, numbers.at(2) + i, numbers.at(3) + i};
+  }
+  ChannelSlope<T> slope(std::int64_t i) { return {numbers.at(4) + i, numbers.at(5) + i}; }
+};
+
+}  // namespace onepass::api
