@@ -781,6 +781,8 @@ def test_without_max_norm_a_nan_goes_where_it_belongs_only():
         (lambda: optim.SGD([f32(3)], lr=-1.0), "lr"),
         (lambda: optim.SGD([f32(3)], nesterov=True), "nesterov"),
         (lambda: optim.Adam([f32(3)], betas=(0.9, 1.0)), "betas"),
+        (lambda: optim.Adam([f32(3)], betas=0.9), "betas: expected two numbers"),
+        (lambda: optim.Adam([f32(3)], betas="ab"), "betas: expected two numbers"),
         (lambda: optim.Adam([f32(3)], eps=-1.0), "eps"),
         (lambda: optim.Adam([f32(3)], max_norm=0.0), "max_norm"),
         (lambda: optim.Adagrad([f32(3)], initial_accumulator_value=-1.0), "initial_accumulator_value"),
@@ -830,6 +832,7 @@ def test_optimizer_refuses_a_grad_scale_that_cannot_be_divided_by(scale, max_nor
         (lambda p: optim.SGD(p), "lr", np.nan),
         (lambda p: optim.SGD(p), "lr", "x"),
         (lambda p: optim.Adam(p), "betas", (0.9, 1.0)),
+        (lambda p: optim.Adam(p), "betas", 0.9),
         (lambda p: optim.SGD(p), "learning_rate", 0.1),
     ],
 )
@@ -842,6 +845,15 @@ def test_an_option_that_cannot_be_assigned_later_is_never_silently_ignored(make,
     with pytest.raises((TypeError, ValueError), match=option):
         optimizer.step([f32(4)])
     assert (params[0] == before).all()
+
+
+def test_an_option_of_an_average_is_named_as_the_user_knows_it():
+    param = f32(4)
+    ema = optim.EMA(optim.SGD([param]))
+    ema.decay = 2.0
+    with pytest.raises(ValueError, match="decay"):
+        ema.step([f32(4)])
+    assert (param == f32(4)).all()
 
 
 # ---- a good guest
