@@ -226,12 +226,7 @@ VALUE = [
     ("relu_backward out is y", lambda: relu_out_is_y(), "out", "copy"),
     ("grad of prediction is target", lambda: grad_is_target(), "grad", "copy"),
     # layouts that are refused
-    ("batch_norm x with gaps", lambda: batch(x=gaps(6, 3)), "x", "ascontiguousarray"),
-    ("batch_norm x transposed", lambda: batch(x=f32(3, 6).T), "x", "ascontiguousarray"),
-    ("batch_norm residual with gaps", lambda: batch(residual=gaps(6, 3)), "residual", "ascontiguousarray"),
-    ("batch_norm out with gaps", lambda: batch(out=gaps(6, 3)), "out", "ascontiguousarray"),
     ("gamma with gaps", lambda: batch(gamma=gaps(3)), "gamma", "ascontiguousarray"),
-    ("dy with gaps", lambda: backward(dy=gaps(6, 3)), "dy", "ascontiguousarray"),
     ("weight with gaps", lambda: entropy(weight=gaps(4)), "weight", "ascontiguousarray"),
     ("linear x with gaps", lambda: call("linear", gaps(2, 3), f32(5, 3)), "x", "ascontiguousarray"),
     ("linear weight transposed", lambda: call("linear", f32(2, 3), f32(3, 5).T), "weight", "ascontiguousarray"),
@@ -451,6 +446,15 @@ SHAPES = {  # kernel: its array arguments; the first is what the others' shapes 
     "batch_norm_backward": {
         "x": (6, 3), "dy": (6, 3), "gamma": (3,), "out": (6, 3), "dgamma": (3,), "dbeta": (3,), "dresidual": (6, 3)
     },
+    "batch_norm_statistics": {"x": (6, 3)},
+    "batch_norm_apply": {
+        "x": (6, 3), "gamma": (3,), "beta": (3,), "running_mean": (3,), "running_var": (3,), "residual": (6, 3),
+        "out": (6, 3),
+    },
+    "batch_norm_backward_sums": {"x": (6, 3), "dy": (6, 3), "gamma": (3,)},
+    "batch_norm_backward_apply": {
+        "x": (6, 3), "dy": (6, 3), "gamma": (3,), "out": (6, 3), "dgamma": (3,), "dbeta": (3,), "dresidual": (6, 3)
+    },
     "linear": {"x": (2, 3), "weight": (5, 3), "bias": (5,), "out": (2, 5)},
     "linear_backward": {"x": (2, 3), "weight": (5, 3), "dy": (2, 5), "dx": (2, 3), "dweight": (5, 3), "dbias": (5,)},
     "relu": {"x": (6,), "out": (6,)},
@@ -468,9 +472,13 @@ def arguments_of(kernel):
     arrays = {name: np.arange(3) if shape is int else f32(*shape) for name, shape in SHAPES[kernel].items()}
     if kernel in kernels.UPDATES:
         return {**arrays, "step": 1}
-    if kernel == "batch_norm_backward":
+    if kernel == "batch_norm_apply":
+        arrays["statistics"] = kernels.batch_norm_statistics(arrays["x"])
+    if kernel.startswith("batch_norm_backward"):
         options = {"beta": f32(3), "residual": f32(6, 3), "relu": True}
         arrays["saved"] = kernels.batch_norm(arrays["x"], arrays["gamma"], **options)[1]
+    if kernel == "batch_norm_backward_apply":
+        arrays |= {"sums": (np.ones(3), np.ones(3)), "count": 6}
     return arrays
 
 
@@ -481,7 +489,7 @@ def is_written(kernel, name):
 def holding(kernel, name):
     """The arguments that a message may name: any, when one that others are held against has changed."""
     model = name == next(iter(SHAPES[kernel])) or (kernel.startswith("linear") and name == "weight")
-    return (*SHAPES[kernel], "saved") if model else (name,)
+    return (*SHAPES[kernel], "saved", "statistics", "sums") if model else (name,)
 
 
 def unaligned(a):
@@ -528,10 +536,13 @@ def faults_of(kernel, name):
         own -= {"integer", "between elements"}
     if not is_written(kernel, name):
         own -= {"read-only", "its elements share memory"}
-    if not (kernel.startswith(DENSE) or name == "weight"):
+    strided = kernel.startswith("batch_norm") and len(SHAPES[kernel][name]) > 1
+    if strided or not (kernel.startswith(DENSE) or name == "weight"):
         own -= {"with gaps", "backwards"}
     elif kernel.startswith(DENSE):
         own -= {"its elements share memory"}  # refused as not contiguous
+    if kernel == "batch_norm_statistics":  # nothing to agree with
+        own -= {"float16", "the other float", "one row more", "one axis more"}
     if kernel.startswith("softmax_") and name == "targets":
         own -= {"integer"}
     if kernel in ("softmax", "log_softmax", "relu", "relu_backward", "mean_squared_error"):

@@ -26,7 +26,12 @@ class BatchNorm(Layer):
     eps : float, default 1e-5
     momentum : float, default 0.1
         Weight of the new batch in ``running_mean`` and ``running_var``, as in PyTorch (Keras'
-        ``momentum`` is one minus this).
+        ``momentum`` is one minus this). None: they are the mean over all batches, which
+        ``num_batches_tracked`` counts (and `state` then holds).
+    affine : bool, default True
+        With ``gamma`` and ``beta``, which are None otherwise.
+    population : bool, default False
+        ``running_var`` takes the biased variance, as in Keras and ONNX.
     dtype : float32 (default) or float64
 
     >>> import numpy as np
@@ -45,19 +50,23 @@ class BatchNorm(Layer):
         self,
         channels: int,
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         dtype: DTypeLike = np.float32,
+        affine: bool = True,
+        population: bool = False,
     ) -> None:
         check_integer("channels", channels, 1)
         self.sizes = (channels, channels)
         self.eps = eps
         self.momentum = momentum
-        self.gamma: Array = np.ones(channels, dtype)
-        self.beta: Array = np.zeros(channels, dtype)
+        self.population = population
+        self.gamma: Array | None = np.ones(channels, dtype) if affine else None
+        self.beta: Array | None = np.zeros(channels, dtype) if affine else None
         self.dgamma: Array = np.zeros(channels, dtype)
         self.dbeta: Array = np.zeros(channels, dtype)
         self.running_mean: Array = np.zeros(channels, dtype)
         self.running_var: Array = np.ones(channels, dtype)
+        self.num_batches_tracked: Array = np.zeros((), np.int64)
         self._x: Array | None = None
         self._saved: BatchNormSaved | None = None
         self._y, self._dx = Buffer(), Buffer()
@@ -73,7 +82,11 @@ class BatchNorm(Layer):
             self.momentum,
             self.eps,
             out=self._y.get(x.shape, x.dtype),
+            batches=int(self.num_batches_tracked),
+            population=self.population,
         )
+        if training:
+            self.num_batches_tracked += 1
         self._x, self._saved = x, saved
         return y
 
@@ -86,18 +99,15 @@ class BatchNorm(Layer):
         return batch_norm_backward(dy, x, self.gamma, saved, out, dgamma=self.dgamma, dbeta=self.dbeta)[0]
 
     def parameters(self) -> list[Array]:
-        return [self.gamma, self.beta]
+        return [] if self.gamma is None or self.beta is None else [self.gamma, self.beta]
 
     def gradients(self) -> list[Array]:
-        return [self.dgamma, self.dbeta]
+        return [] if self.gamma is None else [self.dgamma, self.dbeta]
 
     def state(self) -> dict[str, Array]:
-        return {
-            "gamma": self.gamma,
-            "beta": self.beta,
-            "running_mean": self.running_mean,
-            "running_var": self.running_var,
-        }
+        state = dict(zip(("gamma", "beta"), self.parameters(), strict=False))
+        state |= {"running_mean": self.running_mean, "running_var": self.running_var}
+        return state if self.momentum is not None else {**state, "num_batches_tracked": self.num_batches_tracked}
 
     def __repr__(self) -> str:
-        return f"BatchNorm({self.gamma.size})"
+        return f"BatchNorm({self.running_mean.size})"
