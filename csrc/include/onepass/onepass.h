@@ -132,8 +132,9 @@ onepass_status onepass_plan_set_rounding(onepass_plan* plan, int32_t stochastic,
  * pass; with write_back, param = average then. 0 <= weight <= 1; without weight and write_back (the default) it is left
  * alone. weight = 1 - decay: an exponential moving average; 1 / n: the mean of n; with write_back: Lookahead. */
 onepass_status onepass_plan_set_average(onepass_plan* plan, int32_t i, double weight, int32_t write_back);
-/* What an update that sums over tensors found in the last step on tensor i: sums (2). lamb: squares of the params and of the
- * directions; lars: squares of the params and of the gradients; swats: squares of the steps, and steps times gradients. */
+/* What an update that sums over tensors found in the last step on tensor i: sums (2). lamb: squares of the params and
+ * of the directions; lars: squares of the params and of the gradients; swats: squares of the steps, and steps times
+ * gradients. */
 onepass_status onepass_plan_sums(const onepass_plan* plan, size_t i, double* sums);
 void onepass_plan_destroy(onepass_plan* plan);
 
