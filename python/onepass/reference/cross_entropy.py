@@ -65,7 +65,7 @@ def softmax_cross_entropy(
         mass = float(kept.sum())
     else:
         labels, kept = check_labels(targets, x.shape[:-1], classes, ignore_index)
-        t = np.eye(classes)[labels]
+        t = one_hot(labels, classes)
         mass = float(w[labels][kept].sum())
     t = ((1 - label_smoothing) * t + label_smoothing / classes) * w
     with np.errstate(all="ignore"):
@@ -102,6 +102,12 @@ def check_labels(
             f"targets{list(at)} is {targets[at]}, expected 0 <= target < {classes} or ignore_index ({ignore_index})"
         )
     return np.where(kept, targets, 0).astype(np.int64), kept
+
+
+def one_hot(labels: Array, classes: int) -> Array:
+    t = np.zeros((*labels.shape, classes))
+    np.put_along_axis(t, labels[..., None], 1.0, -1)
+    return t
 
 
 def losses_and_slopes(x: Array, t: Array, kept: Array, z_loss: float) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onepass._checks import check_array, check_float, check_like, check_vector
 from onepass.reference._results import Array, Reduction, check_reduction, give
-from onepass.reference.cross_entropy import check_labels, losses_and_slopes
+from onepass.reference.cross_entropy import check_labels, losses_and_slopes, one_hot
 
 
 def linear_cross_entropy(
@@ -53,7 +53,7 @@ def linear_cross_entropy(
     w = np.ones(classes) if class_weight is None else class_weight.astype(np.float64)
     if targets.dtype.kind in "iu":
         labels, kept = check_labels(targets, x.shape[:1], classes, ignore_index)
-        t, mass = np.eye(classes)[labels], float(w[labels][kept].sum())
+        t, mass = one_hot(labels, classes), float(w[labels][kept].sum())
     else:
         check_like("targets", targets, "the logits", np.empty((len(x), columns), x.dtype))
         t, kept, mass = targets[:, :classes].astype(np.float64), np.ones(len(x), bool), float(len(x))
