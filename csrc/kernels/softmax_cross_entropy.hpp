@@ -171,50 +171,71 @@ bool one_class(const CrossEntropyRow<T>& row) {
   return row.probabilities == nullptr && row.label_smoothing == 0.0;
 }
 
+template <typename T>
+Lanes<double> load_group_double(const T* p, std::int64_t n) {
+  if (n == kLanes) return load_double(p);
+  T padded[kLanes] = {};
+  for (std::int64_t l = 0; l < n; ++l) padded[l] = p[l];
+  return load_double(padded);
+}
+
 // Any target: t = ((1 - s) target + s / C) w; loss = sum_j t_j (lse - x_j), grad = (sum_j t_j) p - t. The label's own
 // element is left to the caller.
 template <bool weighted, bool given, typename T>
 struct Target {
-  const CrossEntropyRow<T>& row;
-  double keep = 1.0 - row.label_smoothing;
-  double smooth = row.label_smoothing / static_cast<double>(row.classes);
+  const T *weights, *probabilities;
+  std::int64_t label;
+  double keep, smooth;
 
-  double weight(std::int64_t j) const { return weighted ? static_cast<double>(row.weight[j]) : 1.0; }
+  explicit Target(const CrossEntropyRow<T>& row)
+      : weights(row.weight),
+        probabilities(row.probabilities),
+        label(row.label),
+        keep(1.0 - row.label_smoothing),
+        smooth(row.label_smoothing / static_cast<double>(row.classes)) {}
   double operator()(std::int64_t j) const {
-    return (given ? keep * static_cast<double>(row.probabilities[j]) + smooth : smooth) * weight(j);
+    const double t = given ? keep * static_cast<double>(probabilities[j]) + smooth : smooth;
+    return weighted ? t * static_cast<double>(weights[j]) : t;
   }
-  double at_label() const { return (keep + smooth) * weight(row.label); }
-  bool holds_label(std::int64_t begin, std::int64_t end) const {
-    return !given && row.label >= begin && row.label < end;
+  // elements [j, j + count) as lanes, the rest zero
+  Lanes<double> group(std::int64_t j, std::int64_t count) const {
+    using Wide = Lanes<double>;
+    Wide t = Wide::all(smooth);
+    if constexpr (given) t = Wide::all(keep) * load_group_double(probabilities + j, count) + t;
+    if constexpr (weighted) t = t * load_group_double(weights + j, count);
+    if (count == kLanes && !holds_label(j, j + count)) [[likely]]
+      return t;
+    double lanes[kLanes];
+    t.store(lanes);
+    if (holds_label(j, j + count)) lanes[label - j] = at_label();
+    for (std::int64_t l = count; l < kLanes; ++l) lanes[l] = 0.0;
+    return Wide::load(lanes);
   }
+  double at_label() const { return weighted ? (keep + smooth) * static_cast<double>(weights[label]) : keep + smooth; }
+  bool holds_label(std::int64_t begin, std::int64_t end) const { return !given && label >= begin && label < end; }
 };
 
 // visit(Target): a bool inside the loops would keep them from being vectorized.
 template <typename T, typename Visit>
 void with_target(const CrossEntropyRow<T>& row, Visit&& visit) {
   if (row.probabilities)
-    row.weight ? visit(Target<true, true, T>{row}) : visit(Target<false, true, T>{row});
+    row.weight ? visit(Target<true, true, T>(row)) : visit(Target<false, true, T>(row));
   else
-    row.weight ? visit(Target<true, false, T>{row}) : visit(Target<false, false, T>{row});
+    row.weight ? visit(Target<true, false, T>(row)) : visit(Target<false, false, T>(row));
 }
 
 // The target's mass, and its mean distance from the largest logit.
 template <typename T, typename Target>
 void target_sums(const CrossEntropyRow<T>& row, const Target& target, T max, std::int64_t begin, std::int64_t end,
                  RowSums& sums) {
+  const Lanes<double> highest = Lanes<double>::all(static_cast<double>(max));
   Lanes<double> masses = Lanes<double>::all(0.0), distances = masses;
   for_groups(end - begin, [&](std::int64_t offset, std::int64_t count) {
     const std::int64_t j = begin + offset;
-    double t[kLanes] = {}, d[kLanes] = {};
-    for (std::int64_t l = 0; l < count; ++l) t[l] = target(j + l);
-    if (target.holds_label(j, j + count)) [[unlikely]]
-      t[row.label - j] = target.at_label();
-    for (std::int64_t l = 0; l < count; ++l) {
-      const double far = static_cast<double>(max) - static_cast<double>(row.logits[j + l]), product = t[l] * far;
-      d[l] = t[l] != 0.0 ? product : 0.0;  // a class of no weight may have a logit of minus infinity
-    }
-    masses = masses + Lanes<double>::load(t);
-    distances = distances + Lanes<double>::load(d);
+    const Lanes<double> t = target.group(j, count);
+    // a class of no weight may have a logit of minus infinity
+    distances = distances + where_nonzero(t, t * (highest - load_group_double(row.logits + j, count)));
+    masses = masses + t;
   });
   sums.mass += masses.sum();
   sums.distance += distances.sum();
@@ -261,7 +282,7 @@ void cross_entropy_gradient(const CrossEntropyRow<T>& row, const RowResult<T>& r
     if (row.label >= begin && row.label < end) grad[row.label] = result.at_label;
     return;
   }
-  with_target(row, [&](const auto& target) {
+  with_target(row, [&](const auto target) {
     const bool holds_label = target.holds_label(begin, end);
     const double slope = result.slope, scale = row.scale;
     const double e = holds_label ? static_cast<double>(grad[row.label]) : 0.0;
