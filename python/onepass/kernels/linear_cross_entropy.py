@@ -40,9 +40,9 @@ def linear_cross_entropy(
     """:func:`softmax_cross_entropy` of ``x @ weight.T + bias``, and its gradients, without the (N, C) logits.
 
     Logits are made for a chunk of rows by SciPy's BLAS (called by each thread of the package's own team), become their
-    own gradient in place, and are used up before the next chunk (Wijmans et al. 2024, "Cut your losses"). A chunk has as
-    many rows as 8 MiB of logits hold, but at least 128: beyond the arguments and results the call takes
-    ``max(8 MiB, 128 C itemsize)`` bytes for it, 16 N for the losses and labels, 8 C for dbias, and what BLAS packs.
+    own gradient in place, and are used up before the next chunk (as in Hsu et al. 2024, Liger Kernel). A chunk has as
+    many rows as 8 MiB of logits hold, but at least 128. So beyond arguments and results the call takes at most
+    ``max(8 MiB, 128 C itemsize)`` bytes for logits, 16 N for labels and losses, 8 C for dbias, and what BLAS packs.
 
     Args:
         x: (N, K) features, float32 or float64, unit stride along the last axis.
@@ -50,7 +50,7 @@ def linear_cross_entropy(
         bias: (C,) of x's type, or None.
         targets: labels (N,) of any integer type, or probabilities (N, C) of x's type.
         class_weight: (C,): the weight argument of :func:`softmax_cross_entropy`.
-        ignore_index, label_smoothing, z_loss, reduction, n_classes: as there. Rows of weight behind n_classes take part in
+        ignore_index, label_smoothing, z_loss, reduction, n_classes: as there. Rows of weight behind n_classes count for
             nothing, and get zero gradients.
         dx, dweight, dbias: None: a new array; an array: written there; False: not computed, returned as None. Without a
             bias, dbias is None unless an array is given. They overlap no input.
@@ -58,13 +58,15 @@ def linear_cross_entropy(
     Returns:
         ``(loss, dx, dweight, dbias)``: a float, or for "none" an array (N,) and the gradients of its sum.
 
-    ``6 N C K`` floating-point operations with all gradients; each chunk reads weight twice and reads and writes dweight.
+    ``6 N C K`` floating-point operations with all gradients; a chunk reads weight twice, and reads and writes dweight.
 
     Raises:
         ImportError: SciPy is not installed.
         ValueError: also for a label out of range; it names the row, and nothing was written.
 
-    >>> loss, dx, dweight, dbias = linear_cross_entropy(np.eye(2), np.array([[2.0, 0.0], [0.0, 0.0]]), None, np.array([0, 1]))
+    >>> loss, dx, dweight, dbias = linear_cross_entropy(
+    ...     np.eye(2), np.array([[2.0, 0.0], [0.0, 0.0]]), None, np.array([0, 1])
+    ... )
     >>> round(loss, 4), dx.round(3).tolist(), dbias
     (0.41, [[-0.119, 0.0], [0.5, 0.0]], None)
     """

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from numpy.typing import NDArray
-
 from onepass._checks import check_apart, check_in_place, check_like, check_storage, check_vector, check_writable
 from onepass._storage import decode
 from onepass.reference._results import Array, Reduction, check_reduction, give
@@ -44,7 +42,7 @@ def softmax_cross_entropy(
         raise ValueError(f"n_classes: expected 1 to {columns}, got {n_classes}")
     narrow = logits.dtype.itemsize == 2
     check_vector("weight", weight, classes, _own_or_float32(weight, logits))
-    if isinstance(grad, np.ndarray):
+    if grad is not None and grad is not False:
         check_like("grad", grad, "logits", logits)
         check_writable("grad", grad)
         check_in_place("grad", grad, "logits", logits)
@@ -88,13 +86,11 @@ def softmax_cross_entropy(
     return total, written
 
 
-def check_labels(
-    targets: Array, shape: tuple[int, ...], classes: int, ignore_index: int
-) -> tuple[Array, NDArray[np.bool_]]:
+def check_labels(targets: Array, shape: tuple[int, ...], classes: int, ignore_index: int) -> tuple[Array, Array]:
     """Labels (0 where they are ignored), and which rows count."""
     if targets.shape != shape:
         raise ValueError(f"targets: expected shape {shape}, got {targets.shape}")
-    kept = targets != ignore_index
+    kept: Array = np.asarray(targets != ignore_index)
     wrong = np.argwhere(kept & ((targets < 0) | (targets >= classes)))
     if wrong.size:
         at = tuple(int(i) for i in wrong[0])
