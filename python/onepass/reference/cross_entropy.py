@@ -117,7 +117,7 @@ def losses_and_slopes(x: Array, t: Array, kept: Array, z_loss: float) -> tuple[A
     lse = (largest + log_sum)[..., 0]
     p = e / e.sum(-1, keepdims=True)
     terms = np.where(t != 0, t * (log_sum + (largest - x)), 0.0)
-    poisoned = (np.isnan(x) | np.isposinf(x)).any(-1) | np.isneginf(x).all(-1)
+    poisoned: Array = np.asarray((np.isnan(x) | np.isposinf(x)).any(-1) | np.isneginf(x).all(-1))
     losses = np.where(poisoned, np.nan, terms.sum(-1) + z_loss * lse**2)
     slope = t.sum(-1, keepdims=True) + 2 * z_loss * lse[..., None]
     # p - 1 of a confident row is minus the sum of the others
