@@ -196,6 +196,51 @@ def cross_entropy_3d(arrays, n, threads):
     return [np.asarray(loss), grad]
 
 
+def cross_entropy_half(kind, **options):
+    """Logits of 16 bits, some of the columns padding, log-probabilities."""
+
+    def run(arrays, n, threads):
+        rows = 3 if n <= 67 else max(3, 40_000 // n)
+        bits = half(arrays.new(rows, n) * 4, kind)
+        log_p, grad = np.empty_like(bits), np.empty_like(bits)
+        classes = max(1, n - 3)
+        loss, _ = kernels.softmax_cross_entropy(
+            bits, arrays.labels((rows,), classes), grad=grad, n_classes=classes, log_probabilities=log_p,
+            dtype="bfloat16", threads=threads, **options,
+        )  # fmt: skip
+        return [np.asarray(loss), grad, log_p, kernels.softmax(bits, 0, dtype="bfloat16", threads=threads)]
+
+    return run
+
+
+def cross_entropy_shared(**options):
+    """One row, which all threads share where it is long."""
+
+    def run(arrays, n, threads):
+        x, log_p = arrays.new(1, n), arrays.empty(1, n)
+        x *= 4
+        labels = np.array([n // 2])
+        loss, grad = kernels.softmax_cross_entropy(
+            x, labels, arrays.positive(n), log_probabilities=log_p, threads=threads, **options
+        )
+        in_place, _ = kernels.softmax_cross_entropy(np.repeat(x, 2, 1)[:, ::2], labels, threads=threads, **options)
+        softmax = kernels.softmax(x, threads=threads)
+        return [np.asarray(loss), grad, log_p, np.asarray(in_place), softmax]
+
+    return run
+
+
+def linear_cross_entropy(arrays, n, threads):
+    rows, features, classes = (n, 5, 11) if n <= 67 else (150, 24, n)
+    x, weight, bias = arrays.new(rows, features), arrays.new(classes, features), arrays.new(classes)
+    outs = arrays.empty(*x.shape), arrays.empty(*weight.shape), arrays.empty(classes)
+    loss, *gradients = kernels.linear_cross_entropy(
+        x, weight, bias, arrays.labels((rows,), classes), arrays.positive(classes), -100, 0.1, 1e-3, "mean", *outs,
+        threads=threads,
+    )  # fmt: skip
+    return [np.asarray(loss), *gradients]
+
+
 def along_axis(name, axis):
     def run(arrays, n, threads):
         x = arrays.new(5, n) if n <= 67 else arrays.new(41, n)
@@ -273,6 +318,11 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "cross_entropy smooth weight": (cross_entropy(smooth=0.1, weighted=True), (1_009,)),
     "cross_entropy probabilities": (cross_entropy(given=True, reduction="sum"), (1_009,)),
     "cross_entropy 3-D": (cross_entropy_3d, (4_099,)),
+    "cross_entropy bfloat16": (cross_entropy_half(np.uint16), (1_009,)),
+    "cross_entropy float16 smooth": (cross_entropy_half(np.float16, label_smoothing=0.1), (1_009,)),
+    "cross_entropy shared": (cross_entropy_shared(), (100_003,)),
+    "cross_entropy shared smooth": (cross_entropy_shared(label_smoothing=0.1, z_loss=1e-3), (100_003,)),
+    "linear_cross_entropy": (linear_cross_entropy, (401, 17_011)),
     "softmax": (along_axis("softmax", -1), (1_025, 4_999)),
     "softmax columns": (along_axis("softmax", 0), (4_999,)),
     "log_softmax": (along_axis("log_softmax", -1), (1_025, 4_999)),
@@ -290,7 +340,7 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "mean_squared_error none": (mean_squared_error("none"), (100_003,)),
     "linear": (linear, (977 + 401, 977 + 976)),
 }
-BLAS = {"linear"}  # the product's own treatment of NaN and subnormals is BLAS's
+BLAS = {"linear", "linear_cross_entropy"}  # the product's own treatment of NaN and subnormals is BLAS's
 
 
 def main(part):

@@ -43,6 +43,8 @@ struct RowsAhead {
   const void *read, *write;
 };
 
+inline constexpr std::int64_t kRowPiece = 8192;  // elements of a row whose sums are added up before the next ones begin
+
 template <typename T>
 struct CrossEntropyRow {
   std::int64_t classes;
@@ -54,6 +56,24 @@ struct CrossEntropyRow {
   double label_smoothing, z_loss;
   double scale;  // the gradient is multiplied by it
   RowsAhead ahead;
+};
+
+// What is known of a row once its largest element is, before anything is written.
+template <typename T>
+struct RowPeak {
+  T max, logit;          // the largest, and that of the special element: the label's, or one of the largest
+  std::int64_t special;  // where it is
+  double exp;            // exp(logit - max)
+};
+// Sums over a piece or a row.
+struct RowSums {
+  double others;          // exp(x - max) of all elements but the special one
+  double mass, distance;  // of the target t: t, and t (max - x)
+};
+template <typename T>
+struct RowResult {
+  double loss, slope;
+  T at_label;
 };
 
 // Per-channel numbers of batch normalization, ready for use: x - mean is (x - mean_high) - mean_low.
@@ -119,9 +139,24 @@ struct FloatKernels {
   void (*average)(T* param, T* average, T weight, bool write_back, std::int64_t n);
 
   double (*sum_of_squares)(const T* x, std::int64_t n);
-  void (*softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
-  void (*log_softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
+  // Whole rows; log: log-softmax. out may be x.
+  void (*softmax_row)(const T* x, T* out, std::int64_t n, bool log, const RowsAhead& ahead);
   double (*cross_entropy_row)(const CrossEntropyRow<T>& row);
+  // The same in pieces [begin, end) of kRowPiece elements: the largest of each; then the peak; then each one's sums, to
+  // be added in order; then what is written.
+  T (*piece_maximum)(const T* x, std::int64_t n);
+  RowPeak<T> (*softmax_peak)(const T* x, std::int64_t n, T max, bool log);
+  double (*softmax_sum)(const T* x, T* out, std::int64_t begin, std::int64_t end, const RowPeak<T>& peak, bool log,
+                        const RowsAhead& ahead);
+  void (*softmax_write)(const T* x, T* out, std::int64_t begin, std::int64_t end, const RowPeak<T>& peak, double others,
+                        bool log);
+  RowPeak<T> (*cross_entropy_peak)(const CrossEntropyRow<T>& row, T max);
+  void (*cross_entropy_sums)(const CrossEntropyRow<T>& row, const RowPeak<T>& peak, std::int64_t begin,
+                             std::int64_t end, RowSums& sums);
+  RowResult<T> (*cross_entropy_result)(const CrossEntropyRow<T>& row, const RowPeak<T>& peak, const RowSums& sums);
+  void (*cross_entropy_gradient)(const CrossEntropyRow<T>& row, const RowResult<T>& result, std::int64_t begin,
+                                 std::int64_t end);
+  void (*add_column_sums)(const T* x, double* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
   // grad (may be null) = 2 scale (a - b); returns the sum of (a - b)^2; loss (may be null) = (a - b)^2
   double (*squared_error)(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n);
   void (*relu)(const T* x, T* y, std::int64_t n);

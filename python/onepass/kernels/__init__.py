@@ -27,6 +27,7 @@ from onepass.kernels.cross_entropy import (
 )
 from onepass.kernels.gradients import global_norm as global_norm
 from onepass.kernels.linear import linear as linear, linear_backward as linear_backward
+from onepass.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.kernels.losses import mean_squared_error as mean_squared_error
 from onepass.kernels.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
 

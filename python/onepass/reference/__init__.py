@@ -23,6 +23,7 @@ from onepass.reference.cross_entropy import (
 )
 from onepass.reference.gradients import global_norm as global_norm
 from onepass.reference.linear import linear as linear, linear_backward as linear_backward
+from onepass.reference.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.reference.losses import mean_squared_error as mean_squared_error
 from onepass.reference.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
 
