@@ -40,8 +40,8 @@ def layer_norm(
         dtype: "bfloat16": x and out in uint16 are the bits of bfloat16.
 
     Returns:
-        ``(y, saved)``; ``saved`` goes to :func:`layer_norm_backward` and holds ``mean`` and ``invstd``, a float64 each for
-        every row.
+        ``(y, saved)``; ``saved`` goes to :func:`layer_norm_backward` and holds ``mean`` and ``invstd``, float64, one
+        for each row.
 
     float16 and bfloat16 are computed in float32 and rounded once. 8 bytes for each float32 element.
 
