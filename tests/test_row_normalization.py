@@ -245,7 +245,8 @@ def test_an_outlier_costs_the_others_no_digit(place, rng):
     y, saved = kernels.layer_norm(x)
     expected, expected_saved = reference.layer_norm(x)
     assert ulps(saved.invstd, expected_saved.invstd, None, np.float32) <= 4
-    magnitude = np.abs(x).mean(1) * expected_saved.invstd  # of the mean's error, in y
+    # what a lane adds behind the outlier is rounded to its magnitude: of the mean's error, in y
+    magnitude = 4 * np.abs(x).mean(1) * expected_saved.invstd
     assert ulps(y, expected, np.abs(expected) + magnitude[:, None]) <= 4
 
 
@@ -300,12 +301,17 @@ def test_what_is_not_finite_stays_in_its_row(functions, case, value, dtype, rng)
 @pytest.mark.parametrize("case", [c for c in CASES if c[1] not in ((1, 1), (12_289,))], ids=name_of)
 @pytest.mark.parametrize(("gamma", "beta"), AFFINE)
 def test_against_torch(case, gamma, beta, dtype, rng):
-    """torch sums float32 in float32; the bound is twice that of each against the oracle, in the same units."""
+    """The bound is twice that of the kernels against the oracle, in the same units, and torch's mean may be off by as
+    many of the magnitude of what is averaged: in float32, that is seen in rows of two numbers that are close."""
     torch = pytest.importorskip("torch")
     case = Case(rng, case, dtype, gamma, beta)
     expected = case.torch(torch, 1e-3)
     y, saved = case.forward(kernels, eps=1e-3)
-    scales = case.scales(case_in_double(case).forward(reference)[1] if case.kind != "rms" else saved)
+    y_scale, dx_scale, *others = case.scales(saved)
+    off = np.ones_like(case.rows(y_scale)) * (case.rows(np.abs(case.x)).mean(1) * saved.invstd)[:, None]
+    off = off.reshape(case.shape) * (case.kind != "rms")
+    scales = [y_scale + off * np.abs(case.beside(case.gamma, 1.0)), dx_scale * (1 + off), *others]
+    scales[2] = scales[2] + (np.abs(case.dy) * off).sum(case.others())
     results = [y, *case.backward(kernels, saved)]
     for result, theirs, scale in zip(results, expected, scales, strict=False):
         if theirs is not None:
@@ -446,7 +452,7 @@ def test_strides_change_no_bit(case, how, kind, rng):
     "case",
     [
         ("layer", (3, 300_001), 1), ("layer", (1, 500_000), 1), ("layer", (999, 1025), 1), ("layer", (70, 9001), 1),
-        ("rms", (3, 200_003), 1), ("rms", (4097, 130), 1), ("group", (1, 6, 100_003), 2), 
+        ("rms", (3, 200_003), 1), ("rms", (4097, 130), 1), ("group", (1, 6, 100_003), 2),
         ("group", (67, 4, 4, 1000), 2),
         ("group", (67, 40, 3, 41), 1), ("group", (333, 96, 3, 3), 3), ("instance", (1, 3, 300_007), 0),
     ],
@@ -596,9 +602,10 @@ REFUSED = [  # name: error, call, what the message begins with, what it says, wh
     ("no groups", ValueError, lambda: group(groups=0), "groups", "divisor", True),
     ("groups below zero", ValueError, lambda: group(groups=-2), "groups", "divisor", True),
     ("one value a group", ValueError, lambda: group(x=f32(6, 4), groups=4), "x", "more than one value", True),
-    ("one value an instance", ValueError, lambda: ("instance_norm", {"x": f32(6, 4)}), "x", "more than one value", True),
+    ("one value an instance", ValueError, lambda: ("instance_norm", {"x": f32(6, 4)}), "x", "more than one", True),
     ("gamma of another length", ValueError, lambda: layer(gamma=f32(5)), "gamma", "(4,)", True),
-    ("gamma of the row's size, flat", ValueError, lambda: layer(axes=2, gamma=f32(24), beta=None), "gamma", "(6, 4)", True),
+    ("gamma of the row's size, flat", ValueError, lambda: layer(axes=2, gamma=f32(24), beta=None), "gamma", "(6, 4)",
+     True),
     ("beta of another length", ValueError, lambda: group(beta=f32(3)), "beta", "(4,)", True),
     ("gamma with gaps", ValueError, lambda: layer(gamma=f32(8)[::2]), "gamma", "ascontiguousarray", True),
     ("out of another shape", ValueError, lambda: layer(out=f32(4, 6)), "out", "(6, 4)", True),
@@ -618,8 +625,10 @@ REFUSED = [  # name: error, call, what the message begins with, what it says, wh
     ("dgamma read-only", ValueError, lambda: back(dgamma=read_only(f32(4))), "dgamma", "copy", False),
     ("saved of other rows", ValueError, lambda: back(saved=kernels.layer_norm(f32(5, 4))[1]), "saved", "(6,)", True),
     ("saved of rms_norm", ValueError, lambda: back(saved=kernels.rms_norm(f32(6, 4))[1]), "saved", "another", False),
-    ("saved of group_norm", ValueError, lambda: back(saved=kernels.group_norm(f32(6, 4), 1)[1]), "saved", "another", False),
-    ("saved of layer_norm", ValueError, lambda: back("group", saved=kernels.layer_norm(f32(6, 4))[1]), "saved", "another", False),
+    ("saved of group_norm", ValueError, lambda: back(saved=kernels.group_norm(f32(6, 4), 1)[1]), "saved", "another",
+     False),
+    ("saved of layer_norm", ValueError, lambda: back("group", saved=kernels.layer_norm(f32(6, 4))[1]), "saved",
+     "another", False),
     ("saved a tuple", TypeError, lambda: back(saved=(1, 2)), "saved", "tuple", False),
 ]  # fmt: skip
 

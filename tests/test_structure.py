@@ -156,6 +156,8 @@ def test_import_is_silent_and_needs_numpy_alone(name):
 KERNELS = [
     "softmax_cross_entropy", "softmax", "log_softmax", "batch_norm", "batch_norm_backward", "global_norm",
     "linear", "linear_backward", "relu", "relu_backward", "mean_squared_error",
+    "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
+    "group_norm", "group_norm_backward", "instance_norm", "instance_norm_backward",
 ]  # fmt: skip
 
 

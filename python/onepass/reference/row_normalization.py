@@ -224,11 +224,12 @@ def _forward(
     if out is not None:
         check_like("out", out, "x", x)
         check_in_place("out", out, "x", x)
-    rows = _rows(x, axes, groups)
-    mean = rows.mean(1) if centered else np.zeros(len(rows))
-    invstd = 1 / np.sqrt(((rows - mean[:, None]) ** 2).mean(1) + eps)
-    xhat = ((rows - mean[:, None]) * invstd[:, None]).reshape(x.shape)
-    y = xhat * _beside(gamma, 1.0, x, axes) + _beside(beta, 0.0, x, axes)
+    with np.errstate(all="ignore"):
+        rows = _rows(x, axes, groups)
+        mean = rows.mean(1) if centered else np.zeros(len(rows))
+        invstd = 1 / np.sqrt(((rows - mean[:, None]) ** 2).mean(1) + eps)
+        xhat = ((rows - mean[:, None]) * invstd[:, None]).reshape(x.shape)
+        y = xhat * _beside(gamma, 1.0, x, axes) + _beside(beta, 0.0, x, axes)
     return _give(y, x, out), RowNormSaved(mean if centered else None, invstd, axes, groups)
 
 
@@ -255,14 +256,15 @@ def _backward(
     rows, invstd = _rows(x, saved.axes, saved.groups), saved.invstd[:, None]
     if len(rows) != len(invstd):
         raise ValueError(f"saved.invstd: expected shape ({len(rows)},), got {saved.invstd.shape}")
-    mean = 0.0 if saved.mean is None else saved.mean[:, None]
-    xhat = (rows - mean) * invstd
-    wide = decode(dy, np.float64)
-    g = (wide * _beside(gamma, 1.0, x, saved.axes)).reshape(rows.shape)
-    g_mean = 0.0 if saved.mean is None else g.mean(1, keepdims=True)
-    dx = invstd * (g - g_mean - xhat * (g * xhat).mean(1, keepdims=True))
-    others = tuple(range(x.ndim - saved.axes)) if saved.axes else (0, *range(2, x.ndim))
-    sums = (wide * xhat.reshape(x.shape)).sum(others), wide.sum(others)
+    with np.errstate(all="ignore"):
+        mean = 0.0 if saved.mean is None else saved.mean[:, None]
+        xhat = (rows - mean) * invstd
+        wide = decode(dy, np.float64)
+        g = (wide * _beside(gamma, 1.0, x, saved.axes)).reshape(rows.shape)
+        g_mean = 0.0 if saved.mean is None else g.mean(1, keepdims=True)
+        dx = invstd * (g - g_mean - xhat * (g * xhat).mean(1, keepdims=True))
+        others = tuple(range(x.ndim - saved.axes)) if saved.axes else (0, *range(2, x.ndim))
+        sums = (wide * xhat.reshape(x.shape)).sum(others), wide.sum(others)
     return (
         _give(dx.reshape(x.shape), x, out),
         _give_parameter(sums[0], dgamma, x),
