@@ -275,6 +275,29 @@ def batch_norm(shape_of, training=True, relu=False, residual=False):
     return run
 
 
+def row_norm(name, shape_of, groups=None, kind=None):
+    """Forward and backward; kind: data of this type through strided views, beside gamma and beta of float32."""
+
+    def run(arrays, n, threads):
+        shape = shape_of(n)
+        own = shape[-1:] if name in ("layer_norm", "rms_norm") else shape[1:2]
+        x, dy = arrays.new(*shape), arrays.new(*shape)
+        x += 3
+        parameters = [arrays.new(*own), arrays.new(*own)][: 1 if name == "rms_norm" else 2]
+        out, dx = arrays.empty(*shape), arrays.empty(*shape)
+        options = {"threads": threads}
+        if kind is not None:
+            x, dy, out, dx = (half(np.repeat(a, 2, axis=-1), kind)[..., ::2] for a in (x, dy, x, dy))
+            parameters = [p.astype(np.float32) for p in parameters]
+            options["dtype"] = "bfloat16" if kind == np.uint16 else None
+        more = (groups,) if groups else ()
+        y, saved = getattr(kernels, name)(x, *more, *parameters, out=out, **options)
+        gradients = getattr(kernels, f"{name}_backward")(dy, x, parameters[0], saved, dx, **options)
+        return [y, *(a for a in saved[:2] if a is not None), *gradients]
+
+    return run
+
+
 def global_norm(arrays, n, threads):
     return [np.asarray(kernels.global_norm([arrays.new(n), arrays.new(3, n)[:, ::2]], threads=threads))]
 
@@ -334,6 +357,16 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "batch_norm residual": (batch_norm(lambda n: (3, 4, n), residual=True), (4_001,)),
     "batch_norm relu residual": (batch_norm(lambda n: (n + 1, 6), relu=True, residual=True), (8_009,)),
     "batch_norm inference": (batch_norm(lambda n: (3, 4, n), training=False, relu=True), (6_007,)),
+    "layer_norm": (row_norm("layer_norm", lambda n: (3, n) if n <= 67 else (97, n)), (4_099,)),
+    "layer_norm rows": (row_norm("layer_norm", lambda n: (n, 37)), (10_007,)),
+    "layer_norm few rows": (row_norm("layer_norm", lambda n: (3, n)), (90_001,)),
+    "layer_norm float16": (row_norm("layer_norm", lambda n: (5, n), kind=np.float16), (60_013,)),
+    "layer_norm bfloat16": (row_norm("layer_norm", lambda n: (n, 33), kind=np.uint16), (9_001,)),
+    "rms_norm": (row_norm("rms_norm", lambda n: (3, n) if n <= 67 else (97, n)), (4_099,)),
+    "rms_norm few rows": (row_norm("rms_norm", lambda n: (2, n)), (120_011,)),
+    "group_norm": (row_norm("group_norm", lambda n: (3, 4, n), groups=2), (20_011,)),
+    "group_norm short runs": (row_norm("group_norm", lambda n: (n, 6, 3), groups=2), (20_011,)),
+    "instance_norm": (row_norm("instance_norm", lambda n: (3, 5, n + 1)), (16_007,)),
     "global_norm": (global_norm, (100_003,)),
     "relu": (relu, (100_003,)),
     "mean_squared_error": (mean_squared_error("mean"), (100_003,)),

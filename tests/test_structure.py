@@ -157,6 +157,8 @@ KERNELS = [
     "softmax_cross_entropy", "softmax", "log_softmax", "batch_norm", "batch_norm_backward", "global_norm",
     "linear", "linear_backward", "relu", "relu_backward", "mean_squared_error",
     "linear_cross_entropy",
+    "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
+    "group_norm", "group_norm_backward", "instance_norm", "instance_norm_backward",
 ]  # fmt: skip
 
 

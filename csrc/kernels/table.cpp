@@ -6,6 +6,7 @@
 #include "kernels/blocks.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/formats.hpp"
+#include "kernels/row_norm.hpp"
 #include "kernels/rules.hpp"
 #include "kernels/softmax_cross_entropy.hpp"
 #include "kernels/stream.hpp"
@@ -67,6 +68,12 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .normalize_columns = normalize_columns<T>,
       .dx_run = dx_run<T>,
       .dx_columns = dx_columns<T>,
+      .normalize_row = normalize_row<T>,
+      .normalize_row_run = normalize_row_run<T>,
+      .gradient_row = gradient_row<T>,
+      .dx_row = dx_row<T>,
+      .dx_row_run = dx_row_run<T>,
+      .empty_into = empty_into<T>,
   };
 }
 

@@ -109,6 +109,17 @@ struct BackwardStatistics {
   T *mean_dy, *slope;  // written, the members of ChannelSlope
 };
 
+// What normalizes a row: xhat = ((x - mean_high) - mean_low) invstd; both parts are zero where there is no mean.
+template <typename T>
+struct RowScale {
+  T mean_high, mean_low, invstd;
+};
+// What a row's gradient loses, with g = dy gamma: the means of g (zero where there is no mean) and of g xhat.
+template <typename T>
+struct RowSlope {
+  T mean_g, mean_gx;
+};
+
 // A storage format beside the type T that is computed in. encode rounds to nearest even where random is null, else up
 // with the probability of what is cut off: random holds 32 bits an element, and array (0 the param, 1 + k state k) says
 // which of them. It is null where nothing of T is stored so.
@@ -188,6 +199,20 @@ struct FloatKernels {
                  std::int64_t stride);
   void (*dx_columns)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
                      const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t columns);
+
+  // Row normalization: n elements of one row, each with a gamma and a beta (may be null) of its own, or all with one
+  // (_run). y may be x, dx may be dy. Their statistics: moments_run and sum_of_squares.
+  void (*normalize_row)(const T* x, const T* gamma, const T* beta, const RowScale<T>& scale, T* y, std::int64_t n);
+  void (*normalize_row_run)(const T* x, T gamma, T beta, const RowScale<T>& scale, T* y, std::int64_t n);
+  // sums of g and of g xhat; gamma null: ones
+  void (*gradient_row)(const T* dy, const T* x, const T* gamma, const RowScale<T>& scale, std::int64_t n, double* sum_g,
+                       double* sum_gx);
+  // dgamma += dy xhat and dbeta += dy, both or neither null
+  void (*dx_row)(const T* dy, const T* x, const T* gamma, const RowScale<T>& scale, const RowSlope<T>& slope, T* dx,
+                 T* dgamma, T* dbeta, std::int64_t n);
+  void (*dx_row_run)(const T* dy, const T* x, T gamma, const RowScale<T>& scale, const RowSlope<T>& slope, T* dx,
+                     std::int64_t n);
+  void (*empty_into)(T* from, double* to, std::int64_t n);  // to += from, from = 0
 };
 
 struct KernelTable {

@@ -110,6 +110,33 @@ def batch_norm_backward(
     dresidual: _Array | None,
     threads: int,
 ) -> None: ...
+def row_norm(
+    x: _Array,
+    gamma: _Array | None,
+    beta: _Array | None,
+    axes: int,
+    groups: int,
+    eps: float,
+    out: _Array,
+    mean: _Array | None,
+    invstd: _Array,
+    bits: bool,
+    threads: int,
+) -> None: ...
+def row_norm_backward(
+    dy: _Array,
+    x: _Array,
+    gamma: _Array | None,
+    mean: _Array | None,
+    invstd: _Array,
+    axes: int,
+    groups: int,
+    dx: _Array,
+    dgamma: _Array | None,
+    dbeta: _Array | None,
+    bits: bool,
+    threads: int,
+) -> None: ...
 def set_blas(sgemm: object, dgemm: object, set_threads: int, get_threads: int) -> None: ...
 def linear(x: _Array, weight: _Array, bias: _Array | None, relu: bool, out: _Array, threads: int) -> None: ...
 def linear_backward(

@@ -273,6 +273,31 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                                            const onepass_array* dx, const onepass_array* dgamma,
                                            const onepass_array* dbeta, const onepass_array* dresidual, int32_t threads);
 
+/* ---- normalization of rows: layer, RMS, group and instance normalization --------------------------------------- */
+
+/* x: float32, float64, float16 or bfloat16, any strides. gamma and beta: C-contiguous, of x's type, float32 beside
+ * float16 and bfloat16; either may be absent. */
+typedef struct onepass_row_norm_options {
+  int32_t axes;   /* > 0: a row is x's last `axes` axes, and gamma and beta have their shape (layer, RMS).
+                     0: x is (N, C, ...), a row is C / groups channels of a sample, gamma and beta are (C) */
+  int64_t groups; /* with axes = 0; C: instance normalization */
+  double eps;     /* inside the square root */
+} onepass_row_norm_options;
+
+/* out = (x - mean) * invstd * gamma + beta, mean and biased variance of each row; out may be x.
+ * mean, invstd: (rows) float64, written, rows in C order. mean absent: RMS normalization, invstd = 1 / sqrt(mean square
+ * + eps). Bytes moved: 8 for each float32 element. */
+onepass_status onepass_row_norm(const onepass_array* x, const onepass_array* gamma, const onepass_array* beta,
+                                const onepass_row_norm_options* options, const onepass_array* out,
+                                const onepass_array* mean, const onepass_array* invstd, int32_t threads);
+
+/* dy, x -> dx, dgamma, dbeta (shape and type of gamma and beta), the last two each or both absent. mean and invstd: as
+ * the forward pass wrote them; dx may be dy. Bytes moved: 12 for each float32 element. */
+onepass_status onepass_row_norm_backward(const onepass_array* dy, const onepass_array* x, const onepass_array* gamma,
+                                         const onepass_array* mean, const onepass_array* invstd,
+                                         const onepass_row_norm_options* options, const onepass_array* dx,
+                                         const onepass_array* dgamma, const onepass_array* dbeta, int32_t threads);
+
 /* ---- layers -------------------------------------------------------------------------------------------------- */
 
 /* Fortran BLAS, as in SciPy's cython_blas. set_threads and get_threads steer that library's own threads (it is held at

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onepass import _core
-from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._types import BatchNormSaved as BatchNormSaved, RowNormSaved as RowNormSaved, Update
 from onepass._update_functions import Call, UpdateFunction, make_update_function
 from onepass.kernels._arguments import Array, real as _real, thread_count as _thread_count
 from onepass.kernels.activations import relu as relu, relu_backward as relu_backward
@@ -30,6 +30,16 @@ from onepass.kernels.linear import linear as linear, linear_backward as linear_b
 from onepass.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.kernels.losses import mean_squared_error as mean_squared_error
 from onepass.kernels.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+from onepass.kernels.row_normalization import (
+    group_norm as group_norm,
+    group_norm_backward as group_norm_backward,
+    instance_norm as instance_norm,
+    instance_norm_backward as instance_norm_backward,
+    layer_norm as layer_norm,
+    layer_norm_backward as layer_norm_backward,
+    rms_norm as rms_norm,
+    rms_norm_backward as rms_norm_backward,
+)
 
 UPDATES: dict[str, Update] = {
     name: Update(name, states, dict(fields), bytes_moved, positive)
