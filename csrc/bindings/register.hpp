@@ -11,4 +11,5 @@ void register_library(py::module_& m);
 void register_updates(py::module_& m);
 void register_softmax_cross_entropy(py::module_& m);
 void register_batch_norm(py::module_& m);
+void register_row_norm(py::module_& m);
 void register_layers(py::module_& m);

@@ -18,7 +18,8 @@ using onepass::Mask;
 
 constexpr std::int64_t kColumnTile = 512;  // columns whose accumulators live on the stack
 
-// Sums of two quantities over runs of one channel, in sixteen lanes and two chains: an addition waits for the one before.
+// Sums of two quantities over runs of one channel, in sixteen lanes and two chains: an addition waits for the one
+// before.
 template <typename T>
 struct RunSums {
   Lanes<T> first[2] = {Lanes<T>::all(T(0)), Lanes<T>::all(T(0))}, second[2] = {first[0], first[0]};

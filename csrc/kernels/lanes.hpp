@@ -130,6 +130,15 @@ inline Lanes<T> where_positive(const Lanes<T>& mask, const Lanes<T>& value) {
   return r;
 }
 
+// value where mask is not zero (or NaN), else zero.
+template <typename T>
+inline Lanes<T> where_nonzero(const Lanes<T>& mask, const Lanes<T>& value) {
+  Lanes<T> r;
+  const typename Lanes<T>::Vector zero = {};
+  for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = mask.v[i] != zero ? value.v[i] : zero;
+  return r;
+}
+
 // Sixteen elements as double.
 inline Lanes<double> load_double(const double* p) { return Lanes<double>::load(p); }
 inline Lanes<double> load_double(const float* p) {

@@ -20,6 +20,7 @@ from onepass._types import (
     BatchNormSaved as BatchNormSaved,
     BatchNormStatistics as BatchNormStatistics,
     BatchNormSums as BatchNormSums,
+    RowNormSaved as RowNormSaved,
     Update,
 )
 from onepass._update_functions import Call, UpdateFunction, make_update_function
@@ -32,6 +33,7 @@ from onepass.kernels.cross_entropy import (
 )
 from onepass.kernels.gradients import global_norm as global_norm
 from onepass.kernels.linear import linear as linear, linear_backward as linear_backward
+from onepass.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.kernels.losses import mean_squared_error as mean_squared_error
 from onepass.kernels.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
 from onepass.kernels.normalization_parts import (
@@ -40,6 +42,16 @@ from onepass.kernels.normalization_parts import (
     batch_norm_backward_sums as batch_norm_backward_sums,
     batch_norm_statistics as batch_norm_statistics,
     merge_statistics as merge_statistics,
+)
+from onepass.kernels.row_normalization import (
+    group_norm as group_norm,
+    group_norm_backward as group_norm_backward,
+    instance_norm as instance_norm,
+    instance_norm_backward as instance_norm_backward,
+    layer_norm as layer_norm,
+    layer_norm_backward as layer_norm_backward,
+    rms_norm as rms_norm,
+    rms_norm_backward as rms_norm_backward,
 )
 
 UPDATES: dict[str, Update] = {
