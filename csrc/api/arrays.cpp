@@ -1,6 +1,7 @@
 #include "api/arrays.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <vector>
 
@@ -239,6 +240,20 @@ onepass_status check_in_place(const char* name, const onepass_array& a, const ch
   if (overlap(a, b))
     return fail(ONEPASS_OVERLAP, "%s: shares some memory with %s without being the same view; pass %s itself or a copy",
                 name, other_name, other_name);
+  return ONEPASS_OK;
+}
+
+onepass_status check_written(const Named& written, std::initializer_list<Named> others) {
+  if (!present(written.array)) return ONEPASS_OK;
+  if (overlaps_itself(*written.array))
+    return fail(ONEPASS_OVERLAP, "%s: several of its elements share memory; pass a copy", written.name);
+  for (const Named& other : others) ONEPASS_TRY(check_apart(written.name, written.array, other.name, other.array));
+  return ONEPASS_OK;
+}
+
+onepass_status check_eps(double eps) {
+  if (!(eps >= 0.0) || !std::isfinite(eps))
+    return fail(ONEPASS_INVALID_VALUE, "eps: expected a finite number >= 0, got %g", eps);
   return ONEPASS_OK;
 }
 

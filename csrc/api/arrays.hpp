@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <new>
 #include <string>
 
@@ -19,6 +20,10 @@ inline bool is_any_float(std::int32_t dtype) {
   return is_float(dtype) || dtype == ONEPASS_FLOAT16 || dtype == ONEPASS_BFLOAT16;
 }
 inline bool is_narrow(std::int32_t dtype) { return dtype == ONEPASS_FLOAT16 || dtype == ONEPASS_BFLOAT16; }
+// The type that a dtype is computed in, and that parameters and statistics beside it have.
+inline std::int32_t computed_dtype(std::int32_t dtype) {
+  return dtype == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
+}
 std::int64_t itemsize(std::int32_t dtype);  // 0: unknown
 const char* type_name(std::int32_t dtype);
 std::int64_t elements(const onepass_array& a);
@@ -51,6 +56,14 @@ onepass_status check_vector(const char* name, const onepass_array* a, std::int64
 onepass_status check_apart(const char* name, const onepass_array* a, const char* other_name, const onepass_array* b);
 // the same view or nothing shared
 onepass_status check_in_place(const char* name, const onepass_array& a, const char* other_name, const onepass_array& b);
+// An argument, maybe absent, and how it is called.
+struct Named {
+  const char* name;
+  const onepass_array* array;
+};
+// What is written: its elements share no memory, nor with any of the others.
+onepass_status check_written(const Named& written, std::initializer_list<Named> others = {});
+onepass_status check_eps(double eps);
 onepass_status check_threads(std::int32_t threads);
 
 #define ONEPASS_TRY(expression)                                                             \

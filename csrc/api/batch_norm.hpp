@@ -15,29 +15,19 @@ T* offset(T* p, std::int64_t c) {
   return p ? p + c : nullptr;
 }
 
-// An argument of a function, and how it is called.
-struct Named {
-  const char* name;
-  const onepass_array* array;
-};
-
-// What parameters and statistics are stored in beside x.
-inline std::int32_t computed_dtype(const onepass_array& x) {
-  return x.dtype == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
-}
-template <typename F>
-onepass_status with_computed(const onepass_array& x, F&& body) {
-  return with_float(computed_dtype(x), body);
-}
-
 onepass_status check_channels_of(const onepass_array* x, std::int32_t channel_axis, Shape& shape);
 // Arrays of x's shape and type, each absent or any strides.
 onepass_status check_wholes(std::initializer_list<Named> arrays, const onepass_array& x);
 // (C) of the type that is computed in, or absent.
 onepass_status check_vectors(std::initializer_list<Named> arrays, const onepass_array& x, const Shape& shape);
-// Elements of what is written share no memory, nor with any of the others.
-onepass_status check_written(const Named& written, std::initializer_list<Named> others);
-onepass_status check_eps(double eps);
+// Values of a channel in all parts of a batch.
+onepass_status check_count(std::int64_t count);
+
+// Threads for a pass over so many arrays of x's shape.
+template <typename T>
+int team_of(const Shape& shape, std::int32_t threads, std::int64_t tasks, int arrays) {
+  return runtime::team_size(threads, tasks, arrays * shape.elements() * static_cast<std::int64_t>(sizeof(T)));
+}
 
 // The members of ChannelScale, then those of ChannelSlope, one array of numbers each.
 template <typename T>

@@ -14,15 +14,16 @@ struct Backward {
   const double *mean, *invstd;
   T *dgamma, *dbeta;
   Mask mask;
-  bool training, reduces, applies;
+  bool training;
   double count;              // values of a channel that the sums are of
   double *sum_dy, *sum_dyx;  // read where not `reduces`, written where not `applies`
+  bool reduces, applies;
   std::int32_t threads;
   Normalization<T> channels;
 
   const FloatKernels<T>& kernels() const { return table.kernels<T>(); }
   int team(std::int64_t tasks) const {
-    return runtime::team_size(threads, tasks, 5 * shape.elements() * static_cast<std::int64_t>(sizeof(T)));
+    return team_of<T>(shape, threads, tasks, (reduces ? 2 : 0) + (applies ? 3 : 0));
   }
   void start() {
     const std::int64_t tasks = (shape.channels + kTile - 1) / kTile;
@@ -95,6 +96,11 @@ struct Given {
 struct Wanted {
   const onepass_array *dx = nullptr, *dgamma = nullptr, *dbeta = nullptr, *dresidual = nullptr;
 };
+struct Sums {
+  bool given = false;  // by the caller, over `count` values of each channel
+  std::int64_t count = 0;
+  double *dy = nullptr, *dyx = nullptr;
+};
 
 onepass_status check_given(const Given& g, Shape& shape) {
   if (g.options == nullptr) return fail(ONEPASS_INVALID_VALUE, "options: is null");
@@ -120,34 +126,45 @@ onepass_status check_wanted(const Given& g, const Wanted& w, const Shape& shape)
   return check_written({"dbeta", w.dbeta}, {gamma, beta, dgamma, x, dy, dx, y, dresidual});
 }
 
-onepass_status backward(const KernelTable& table, const Given& g, const Wanted& w, const Shape& shape, bool reduces,
-                        std::int64_t count, double* sum_dy, double* sum_dyx, std::int32_t threads) {
+// wanted null: the sums are all that is wanted, and written.
+onepass_status backward(const Given& g, const Wanted* wanted, Sums sums, std::int32_t threads) {
+  const KernelTable* table = runtime::kernels();
+  if (table == nullptr) return ONEPASS_UNAVAILABLE;
+  ONEPASS_TRY(check_threads(threads));
+  Shape shape;
+  ONEPASS_TRY(check_given(g, shape));
+  if (wanted != nullptr) ONEPASS_TRY(check_wanted(g, *wanted, shape));
+  if (sums.given) ONEPASS_TRY(check_count(sums.count));
+  if ((sums.given || wanted == nullptr) && (sums.dy == nullptr || sums.dyx == nullptr))
+    return fail(ONEPASS_INVALID_VALUE, "sum_dy or sum_dyx: is null");
+  if (!sums.given) sums.count = shape.count();
+  const Wanted w = wanted != nullptr ? *wanted : Wanted{};
   const Mask mask = !g.options->relu ? Mask::none : present(g.y) ? Mask::from_y : Mask::from_x;
-  return with_computed(*g.x, [&](auto zero) {
+  return with_computed(g.x->dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Codecs<T>& codecs = table.kernels<T>().codecs;
-    return drive(Backward<T>{table,
-                             shape,
-                             {g.dy, shape, codecs},
-                             {g.x, shape, codecs},
-                             {mask == Mask::from_y ? g.y : nullptr, shape, codecs},
-                             {w.dx, shape, codecs},
-                             {w.dresidual, shape, codecs},
-                             data<const T>(g.gamma),
-                             data<const T>(g.beta),
-                             g.mean,
-                             g.invstd,
-                             data<T>(w.dgamma),
-                             data<T>(w.dbeta),
-                             mask,
-                             g.options->training != 0,
-                             reduces,
-                             present(w.dx),
-                             static_cast<double>(count),
-                             sum_dy,
-                             sum_dyx,
-                             threads,
-                             {shape, 6}});
+    const Codecs<T>& codecs = table->kernels<T>().codecs;
+    return drive(Backward<T>{.table = *table,
+                             .shape = shape,
+                             .dy = {g.dy, shape, codecs},
+                             .x = {g.x, shape, codecs},
+                             .y = {mask == Mask::from_y ? g.y : nullptr, shape, codecs},
+                             .dx = {w.dx, shape, codecs},
+                             .dresidual = {w.dresidual, shape, codecs},
+                             .gamma = data<const T>(g.gamma),
+                             .beta = data<const T>(g.beta),
+                             .mean = g.mean,
+                             .invstd = g.invstd,
+                             .dgamma = data<T>(w.dgamma),
+                             .dbeta = data<T>(w.dbeta),
+                             .mask = mask,
+                             .training = g.options->training != 0,
+                             .count = static_cast<double>(sums.count),
+                             .sum_dy = sums.dy,
+                             .sum_dyx = sums.dyx,
+                             .reduces = !sums.given,
+                             .applies = wanted != nullptr,
+                             .threads = threads,
+                             .channels = {shape, 6}});
   });
 }
 
@@ -163,16 +180,9 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                                            const onepass_array* dx, const onepass_array* dgamma,
                                            const onepass_array* dbeta, const onepass_array* dresidual,
                                            int32_t threads) {
-  return guarded([&]() -> onepass_status {
-    const KernelTable* table = runtime::kernels();
-    if (table == nullptr) return ONEPASS_UNAVAILABLE;
-    ONEPASS_TRY(check_threads(threads));
-    const Given given = {dy, x, gamma, beta, y, mean, invstd, options};
+  return guarded([&] {
     const Wanted wanted = {dx, dgamma, dbeta, dresidual};
-    Shape shape;
-    ONEPASS_TRY(check_given(given, shape));
-    ONEPASS_TRY(check_wanted(given, wanted, shape));
-    return backward(*table, given, wanted, shape, true, shape.count(), nullptr, nullptr, threads);
+    return backward({dy, x, gamma, beta, y, mean, invstd, options}, &wanted, {}, threads);
   });
 }
 
@@ -181,15 +191,8 @@ onepass_status onepass_batch_norm_backward_sums(const onepass_array* dy, const o
                                                 const double* mean, const double* invstd, const onepass_array* y,
                                                 const onepass_batch_norm_options* options, double* sum_dy,
                                                 double* sum_dyx, int32_t threads) {
-  return guarded([&]() -> onepass_status {
-    const KernelTable* table = runtime::kernels();
-    if (table == nullptr) return ONEPASS_UNAVAILABLE;
-    ONEPASS_TRY(check_threads(threads));
-    const Given given = {dy, x, gamma, beta, y, mean, invstd, options};
-    Shape shape;
-    ONEPASS_TRY(check_given(given, shape));
-    if (sum_dy == nullptr || sum_dyx == nullptr) return fail(ONEPASS_INVALID_VALUE, "sum_dy or sum_dyx: is null");
-    return backward(*table, given, {}, shape, true, shape.count(), sum_dy, sum_dyx, threads);
+  return guarded([&] {
+    return backward({dy, x, gamma, beta, y, mean, invstd, options}, nullptr, {false, 0, sum_dy, sum_dyx}, threads);
   });
 }
 
@@ -200,20 +203,10 @@ onepass_status onepass_batch_norm_backward_apply(const onepass_array* dy, const 
                                                  const double* sum_dy, const double* sum_dyx, const onepass_array* dx,
                                                  const onepass_array* dgamma, const onepass_array* dbeta,
                                                  const onepass_array* dresidual, int32_t threads) {
-  return guarded([&]() -> onepass_status {
-    const KernelTable* table = runtime::kernels();
-    if (table == nullptr) return ONEPASS_UNAVAILABLE;
-    ONEPASS_TRY(check_threads(threads));
-    const Given given = {dy, x, gamma, beta, y, mean, invstd, options};
+  return guarded([&] {
     const Wanted wanted = {dx, dgamma, dbeta, dresidual};
-    Shape shape;
-    ONEPASS_TRY(check_given(given, shape));
-    ONEPASS_TRY(check_wanted(given, wanted, shape));
-    if (count < 1)
-      return fail(ONEPASS_INVALID_VALUE, "count: expected 1 or more, got %lld", static_cast<long long>(count));
-    if (sum_dy == nullptr || sum_dyx == nullptr) return fail(ONEPASS_INVALID_VALUE, "sum_dy or sum_dyx: is null");
     // given sums are only read
-    return backward(*table, given, wanted, shape, false, count, const_cast<double*>(sum_dy),
-                    const_cast<double*>(sum_dyx), threads);
+    const Sums sums = {true, count, const_cast<double*>(sum_dy), const_cast<double*>(sum_dyx)};
+    return backward({dy, x, gamma, beta, y, mean, invstd, options}, &wanted, sums, threads);
   });
 }

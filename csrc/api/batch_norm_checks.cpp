@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "api/batch_norm.hpp"
 
 namespace onepass::api {
@@ -23,22 +21,13 @@ onepass_status check_wholes(std::initializer_list<Named> arrays, const onepass_a
 
 onepass_status check_vectors(std::initializer_list<Named> arrays, const onepass_array& x, const Shape& shape) {
   for (const Named& a : arrays)
-    if (present(a.array)) ONEPASS_TRY(check_vector(a.name, a.array, shape.channels, computed_dtype(x)));
+    if (present(a.array)) ONEPASS_TRY(check_vector(a.name, a.array, shape.channels, computed_dtype(x.dtype)));
   return ONEPASS_OK;
 }
 
-onepass_status check_written(const Named& written, std::initializer_list<Named> others) {
-  if (!present(written.array)) return ONEPASS_OK;
-  if (overlaps_itself(*written.array))
-    return fail(ONEPASS_OVERLAP, "%s: several of its elements share memory; pass a copy", written.name);
-  for (const Named& other : others) ONEPASS_TRY(check_apart(written.name, written.array, other.name, other.array));
-  return ONEPASS_OK;
-}
-
-onepass_status check_eps(double eps) {
-  if (!(eps >= 0.0) || !std::isfinite(eps))
-    return fail(ONEPASS_INVALID_VALUE, "eps: expected a finite number >= 0, got %g", eps);
-  return ONEPASS_OK;
+onepass_status check_count(std::int64_t count) {
+  if (count >= 1) return ONEPASS_OK;
+  return fail(ONEPASS_INVALID_VALUE, "count: expected 1 or more, got %lld", static_cast<long long>(count));
 }
 
 }  // namespace onepass::api

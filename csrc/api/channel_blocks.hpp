@@ -9,11 +9,10 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <vector>
 
-#include "api/arrays.hpp"
+#include "api/rows.hpp"
 #include "kernels/table.hpp"
 
 namespace onepass::api {
@@ -97,19 +96,6 @@ struct Block {
   std::int64_t numbers;  // the first of its channels' numbers: the channel, or the column
 };
 
-template <std::size_t item>
-void copy_items(const char* from, std::int64_t from_step, char* to, std::int64_t to_step, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) std::memcpy(to + i * to_step, from + i * from_step, item);
-}
-inline void copy_items(std::int64_t item, const char* from, std::int64_t from_step, char* to, std::int64_t to_step,
-                       std::int64_t n) {
-  switch (item) {
-    case 2: return copy_items<2>(from, from_step, to, to_step, n);
-    case 4: return copy_items<4>(from, from_step, to, to_step, n);
-    default: return copy_items<8>(from, from_step, to, to_step, n);
-  }
-}
-
 // One array of x's shape; T: what is computed in.
 template <typename T>
 class Operand {
@@ -137,32 +123,46 @@ class Operand {
   T* place(const Block& b) const { return reinterpret_cast<T*>(base(b) + rows_.at(b.row) + b.start * item_); }
 
   void load(const Block& b, T* to) const {
-    alignas(64) char raw[kRunBlock * sizeof(T)];
-    for (std::int64_t r = b.row; r < b.row + b.rows; ++r)
-      line_.walk(b.start, b.start + b.n, [&](std::int64_t at, std::int64_t n) {
-        const char* from = base(b) + rows_.at(r) + at;
-        if (!dense_) {
-          char* gathered = native_ ? reinterpret_cast<char*>(to) : raw;
-          copy_items(item_, from, line_.step(), gathered, item_, n);
-          from = gathered;
-        }
-        if (dense_ || !native_) codec_->decode(from, to, n);
-        to += n;
-      });
+    alignas(64) Half raw[kRunBlock];
+    for_stretches(b, [&](const char* from, std::int64_t n) {
+      if (dense_)
+        codec_->decode(from, to, n);
+      else if (native_)
+        gather(from, line_.step(), to, n);
+      else {
+        gather(from, line_.step(), raw, n);
+        codec_->decode(raw, to, n);
+      }
+      to += n;
+    });
   }
   void store(const Block& b, const T* from) const {
-    alignas(64) char raw[kRunBlock * sizeof(T)];
-    for (std::int64_t r = b.row; r < b.row + b.rows; ++r)
-      line_.walk(b.start, b.start + b.n, [&](std::int64_t at, std::int64_t n) {
-        char* to = base(b) + rows_.at(r) + at;
-        codec_->encode(from, dense_ ? to : raw, n, nullptr, 0);
-        if (!dense_) copy_items(item_, raw, item_, to, line_.step(), n);
-        from += n;
-      });
+    alignas(64) Half raw[kRunBlock];
+    for_stretches(b, [&](char* to, std::int64_t n) {
+      if (dense_)
+        codec_->encode(from, to, n, nullptr, 0);
+      else if (native_)
+        scatter(from, to, line_.step(), n);
+      else {
+        codec_->encode(from, raw, n, nullptr, 0);
+        scatter(raw, to, line_.step(), n);
+      }
+      from += n;
+    });
   }
 
  private:
+  using Half = std::uint16_t;
+
   char* base(const Block& b) const { return data_ + b.channel * channel_step_; }
+  // visit(address, elements) for each evenly spaced stretch of a block's lines
+  template <typename Visit>
+  void for_stretches(const Block& b, Visit&& visit) const {
+    for (std::int64_t r = b.row; r < b.row + b.rows; ++r) {
+      char* row = base(b) + rows_.at(r);
+      line_.walk(b.start, b.start + b.n, [&](std::int64_t at, std::int64_t n) { visit(row + at, n); });
+    }
+  }
 
   char* data_ = nullptr;
   const Codec<T>* codec_ = nullptr;

@@ -82,7 +82,7 @@ struct ColumnPieces {
 //   combine(seen, first, second, count, f, s, n)    adds sums over `count` values to sums over `seen`, n channels or
 //                                                   columns; all zero where seen is zero
 //   finish(channel, n, first, second)               what follows from the sums of channels [channel, channel + n)
-//   finished()                                      all channels are
+//   finished()                                      all channels are, and elements follow
 //   apply(stage, block)
 template <typename Work>
 class ChannelDriver {
@@ -162,8 +162,8 @@ class ChannelDriver {
       for (std::int64_t i = begin; i < end; ++i)
         finish_columns(tiles, i * kTile, std::min(kTile, shape_.channels - i * kTile), first.data(), second.data());
     });
-    work_.finished();
     if (!work_.applies) return;
+    work_.finished();
     const ColumnPieces pieces(shape_);
     runtime::parallel(work_.team(pieces.count), pieces.count, [&](std::int64_t begin, std::int64_t end) {
       Stage stage;

@@ -411,10 +411,9 @@ onepass_status check_groups(const onepass_array& x, std::int64_t groups, Argumen
 onepass_status check_x(const onepass_array* x, const onepass_row_norm_options* options, Arguments& a) {
   ONEPASS_TRY(check_any_float("x", x));
   if (options == nullptr) return fail(ONEPASS_INVALID_VALUE, "options: is null");
-  if (!(options->eps >= 0.0) || !std::isfinite(options->eps))
-    return fail(ONEPASS_INVALID_VALUE, "eps: expected a finite number >= 0, got %g", options->eps);
+  ONEPASS_TRY(check_eps(options->eps));
   if (elements(*x) == 0) return fail(ONEPASS_INVALID_SHAPE, "x: is empty, shape %s", shape_text(*x).c_str());
-  if (x->dtype == ONEPASS_FLOAT64) a.dtype = ONEPASS_FLOAT64;
+  a.dtype = computed_dtype(x->dtype);
   return options->axes != 0 ? check_last_axes(*x, options->axes, a) : check_groups(*x, options->groups, a);
 }
 
@@ -423,13 +422,6 @@ onepass_status check_parameter(const char* name, const onepass_array* p, const o
   ONEPASS_TRY(check_like(name, p, "gamma and beta beside x",
                          {nullptr, x.shape + a.parameter_axis, nullptr, a.parameter_axes, a.dtype}));
   return check_contiguous(name, *p);
-}
-
-// what is written, apart from all else
-onepass_status check_all_apart(const char* const* names, const onepass_array* const* arrays, int written, int count) {
-  for (int i = 0; i < written; ++i)
-    for (int j = i + 1; j < count; ++j) ONEPASS_TRY(check_apart(names[i], arrays[i], names[j], arrays[j]));
-  return ONEPASS_OK;
 }
 
 template <typename T>
@@ -457,14 +449,13 @@ onepass_status onepass_row_norm(const onepass_array* x, const onepass_array* gam
     ONEPASS_TRY(check_parameter("gamma", gamma, *x, a));
     ONEPASS_TRY(check_parameter("beta", beta, *x, a));
     ONEPASS_TRY(check_like("out", out, "x", *x));
-    if (overlaps_itself(*out)) return fail(ONEPASS_OVERLAP, "out: several of its elements share memory; pass a copy");
     ONEPASS_TRY(check_in_place("out", *out, "x", *x));
     if (present(mean)) ONEPASS_TRY(check_vector("mean", mean, a.shape.rows(), ONEPASS_FLOAT64));
     ONEPASS_TRY(check_vector("invstd", invstd, a.shape.rows(), ONEPASS_FLOAT64));
-    const char* names[] = {"mean", "invstd", "out", "gamma", "beta"};
-    const onepass_array* arrays[] = {mean, invstd, out, gamma, beta};
-    ONEPASS_TRY(check_all_apart(names, arrays, 3, 5));
-    for (int i = 0; i < 2; ++i) ONEPASS_TRY(check_apart(names[i], arrays[i], "x", x));
+    const Named given[] = {{"gamma", gamma}, {"beta", beta}}, means = {"mean", mean}, invstds = {"invstd", invstd};
+    ONEPASS_TRY(check_written({"out", out}, {means, invstds, given[0], given[1]}));
+    ONEPASS_TRY(check_written(means, {invstds, given[0], given[1], {"x", x}}));
+    ONEPASS_TRY(check_written(invstds, {given[0], given[1], {"x", x}}));
     return with_float(a.dtype, [&](auto zero) {
       using T = decltype(zero);
       const bool affine = present(gamma) || present(beta);
@@ -508,12 +499,12 @@ onepass_status onepass_row_norm_backward(const onepass_array* dy, const onepass_
     if (present(mean)) ONEPASS_TRY(check_vector("saved.mean", mean, a.shape.rows(), ONEPASS_FLOAT64));
     ONEPASS_TRY(check_vector("saved.invstd", invstd, a.shape.rows(), ONEPASS_FLOAT64));
     ONEPASS_TRY(check_like("out", dx, "x", *x));
-    if (overlaps_itself(*dx)) return fail(ONEPASS_OVERLAP, "out: several of its elements share memory; pass a copy");
     ONEPASS_TRY(check_in_place("out", *dx, "dy", *dy));
-    const char* names[] = {"dgamma", "dbeta", "out", "x", "gamma", "saved.mean", "saved.invstd"};
-    const onepass_array* arrays[] = {dgamma, dbeta, dx, x, gamma, mean, invstd};
-    ONEPASS_TRY(check_all_apart(names, arrays, 3, 7));
-    for (int i = 0; i < 2; ++i) ONEPASS_TRY(check_apart(names[i], arrays[i], "dy", dy));
+    const Named in_x = {"x", x}, in_gamma = {"gamma", gamma}, in_dy = {"dy", dy};
+    const Named means = {"saved.mean", mean}, invstds = {"saved.invstd", invstd}, result = {"out", dx};
+    ONEPASS_TRY(check_written(result, {in_x, in_gamma, means, invstds}));
+    ONEPASS_TRY(check_written({"dgamma", dgamma}, {{"dbeta", dbeta}, result, in_x, in_gamma, means, invstds, in_dy}));
+    ONEPASS_TRY(check_written({"dbeta", dbeta}, {result, in_x, in_gamma, means, invstds, in_dy}));
     return with_float(a.dtype, [&](auto zero) {
       using T = decltype(zero);
       const bool wanted = present(dgamma) || present(dbeta);

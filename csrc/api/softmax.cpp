@@ -52,7 +52,7 @@ onepass_status along_axis(const onepass_array* x, std::int32_t axis, const onepa
   if (axis < 0) axis += x->ndim;
   ONEPASS_TRY(check_like("out", out, "x", *x));
   if (elements(*x) == 0) return fail(ONEPASS_INVALID_SHAPE, "x: is empty, shape %s", shape_text(*x).c_str());
-  if (overlaps_itself(*out)) return fail(ONEPASS_OVERLAP, "out: several of its elements share memory; pass a copy");
+  ONEPASS_TRY(check_written({"out", out}));
   ONEPASS_TRY(check_in_place("out", *out, "x", *x));
   return with_computed(x->dtype, [&](auto zero) {
     softmax_rows<decltype(zero)>(*table, *x, axis, *out, threads, log);

@@ -15,10 +15,7 @@ onepass_status check_output(const char* name, const onepass_array* out, const on
     ONEPASS_TRY(check_shape_like(name, *out, "logits", logits));
   else
     ONEPASS_TRY(check_like(name, out, "logits", logits));
-  if (overlaps_itself(*out))
-    return fail(ONEPASS_OVERLAP, "%s: several of its elements share memory; pass a copy", name);
-  ONEPASS_TRY(check_apart(name, out, "targets", targets));
-  return check_apart(name, out, "weight", weight);
+  return check_written({name, out}, {{"targets", targets}, {"weight", weight}});
 }
 
 }  // namespace

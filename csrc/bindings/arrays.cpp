@@ -77,3 +77,8 @@ onepass_array writable(const char* name, py::handle object) {
   if (!a.writeable()) throw py::value_error(std::string(name) + ": is read-only; pass a writable array or a copy");
   return view(name, a);
 }
+
+onepass_array stored(onepass_array array, bool bits) {
+  if (bits && array.ndim >= 0 && array.dtype == ONEPASS_UINT16) array.dtype = ONEPASS_BFLOAT16;
+  return array;
+}

@@ -14,6 +14,9 @@ void raise_if(onepass_status status);
 onepass_array readable(const char* name, py::handle object);
 onepass_array writable(const char* name, py::handle object);
 
+// The same array, its uint16 taken for the bits of bfloat16, which NumPy does not have, where `bits` says so.
+onepass_array stored(onepass_array array, bool bits);
+
 // Calls an ABI function without the GIL.
 template <typename F>
 void call(F&& function) {

@@ -15,30 +15,19 @@ double* numbers(const char* name, py::handle object, const onepass_array& x, int
   return static_cast<double*>(a.data);
 }
 
-// Arrays of x's shape; NumPy has no bfloat16: with `bits` it comes as uint16.
-struct Wholes {
-  bool bits;
-  onepass_array half(onepass_array a) const {
-    if (bits && a.dtype == ONEPASS_UINT16) a.dtype = ONEPASS_BFLOAT16;
-    return a;
-  }
-  onepass_array read(const char* name, py::handle object) const { return half(readable(name, object)); }
-  onepass_array write(const char* name, py::handle object) const { return half(writable(name, object)); }
-};
-
 // What the backward functions have in common.
 struct BackwardArguments {
   onepass_array dy, x, gamma, beta, y;
   const double *mean, *invstd;
   onepass_batch_norm_options options;
 
-  BackwardArguments(const Wholes& wholes, py::handle dy_, py::handle x_, py::handle gamma_, py::handle beta_,
-                    py::handle mean_, py::handle invstd_, py::handle y_, bool training, int channel_axis, bool relu)
-      : dy(wholes.read("dy", dy_)),
-        x(wholes.read("x", x_)),
+  BackwardArguments(bool bits, py::handle dy_, py::handle x_, py::handle gamma_, py::handle beta_, py::handle mean_,
+                    py::handle invstd_, py::handle y_, bool training, int channel_axis, bool relu)
+      : dy(stored(readable("dy", dy_), bits)),
+        x(stored(readable("x", x_), bits)),
         gamma(readable("gamma", gamma_)),
         beta(readable("beta", beta_)),
-        y(wholes.read("y", y_)),
+        y(stored(readable("y", y_), bits)),
         mean(numbers("saved.mean", mean_, x, channel_axis)),
         invstd(numbers("saved.invstd", invstd_, x, channel_axis)),
         options{channel_axis, training, relu, false, 0.0, 0.0} {}
@@ -47,11 +36,11 @@ struct BackwardArguments {
 struct BackwardResults {
   onepass_array dx, dgamma, dbeta, dresidual;
 
-  BackwardResults(const Wholes& wholes, py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dresidual_)
-      : dx(wholes.write("out", dx_)),
+  BackwardResults(bool bits, py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dresidual_)
+      : dx(stored(writable("out", dx_), bits)),
         dgamma(writable("dgamma", dgamma_)),
         dbeta(writable("dbeta", dbeta_)),
-        dresidual(wholes.write("dresidual", dresidual_)) {}
+        dresidual(stored(writable("dresidual", dresidual_), bits)) {}
 };
 
 void register_forward(py::module_& m) {
@@ -60,11 +49,12 @@ void register_forward(py::module_& m) {
       [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
          py::handle residual, bool training, double momentum, double eps, int channel_axis, bool relu, bool population,
          py::handle out, py::handle mean, py::handle invstd, bool bits, int threads) {
-        const Wholes wholes = {bits};
-        const onepass_array vx = wholes.read("x", x), vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
+        const onepass_array vx = stored(readable("x", x), bits), vgamma = readable("gamma", gamma),
+                            vbeta = readable("beta", beta);
         const auto running = training ? writable : readable;
         const onepass_array vmean = running("running_mean", running_mean), vvar = running("running_var", running_var);
-        const onepass_array vresidual = wholes.read("residual", residual), vout = wholes.write("out", out);
+        const onepass_array vresidual = stored(readable("residual", residual), bits),
+                            vout = stored(writable("out", out), bits);
         const onepass_batch_norm_options options = {channel_axis, training, relu, population, momentum, eps};
         double* mean_out = numbers("mean", mean, vx, channel_axis);
         double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
@@ -80,7 +70,7 @@ void register_forward(py::module_& m) {
   m.def(
       "batch_norm_statistics",
       [](py::handle x, int channel_axis, py::handle mean, py::handle m2, bool bits, int threads) {
-        const onepass_array vx = Wholes{bits}.read("x", x);
+        const onepass_array vx = stored(readable("x", x), bits);
         double* mean_out = numbers("mean", mean, vx, channel_axis);
         double* m2_out = numbers("m2", m2, vx, channel_axis);
         call([&] { return onepass_batch_norm_statistics(&vx, channel_axis, mean_out, m2_out, threads); });
@@ -91,10 +81,11 @@ void register_forward(py::module_& m) {
       [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
          py::handle residual, std::int64_t count, py::handle mean, py::handle m2, double momentum, double eps,
          int channel_axis, bool relu, bool population, py::handle out, py::handle invstd, bool bits, int threads) {
-        const Wholes wholes = {bits};
-        const onepass_array vx = wholes.read("x", x), vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
+        const onepass_array vx = stored(readable("x", x), bits), vgamma = readable("gamma", gamma),
+                            vbeta = readable("beta", beta);
         const onepass_array vmean = writable("running_mean", running_mean), vvar = writable("running_var", running_var);
-        const onepass_array vresidual = wholes.read("residual", residual), vout = wholes.write("out", out);
+        const onepass_array vresidual = stored(readable("residual", residual), bits),
+                            vout = stored(writable("out", out), bits);
         const onepass_batch_norm_options options = {channel_axis, true, relu, population, momentum, eps};
         const double* mean_in = numbers("statistics: mean", mean, vx, channel_axis);
         const double* m2_in = numbers("statistics: m2", m2, vx, channel_axis);
@@ -116,8 +107,8 @@ void register_backward(py::module_& m) {
       [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
          py::handle y, bool training, int channel_axis, bool relu, py::handle dx, py::handle dgamma, py::handle dbeta,
          py::handle dresidual, bool bits, int threads) {
-        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
-        const BackwardResults r({bits}, dx, dgamma, dbeta, dresidual);
+        const BackwardArguments a(bits, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        const BackwardResults r(bits, dx, dgamma, dbeta, dresidual);
         call([&] {
           return onepass_batch_norm_backward(&a.dy, &a.x, &a.gamma, &a.beta, a.mean, a.invstd, &a.y, &a.options, &r.dx,
                                              &r.dgamma, &r.dbeta, &r.dresidual, threads);
@@ -131,7 +122,7 @@ void register_backward(py::module_& m) {
       [](py::handle dy, py::handle x, py::handle gamma, py::handle beta, py::handle mean, py::handle invstd,
          py::handle y, bool training, int channel_axis, bool relu, py::handle sum_dy, py::handle sum_dyx, bool bits,
          int threads) {
-        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        const BackwardArguments a(bits, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
         double* sum_dy_out = numbers("sum_dy", sum_dy, a.x, channel_axis);
         double* sum_dyx_out = numbers("sum_dyx", sum_dyx, a.x, channel_axis);
         call([&] {
@@ -148,8 +139,8 @@ void register_backward(py::module_& m) {
          py::handle y, bool training, int channel_axis, bool relu, std::int64_t count, py::handle sum_dy,
          py::handle sum_dyx, py::handle dx, py::handle dgamma, py::handle dbeta, py::handle dresidual, bool bits,
          int threads) {
-        const BackwardArguments a({bits}, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
-        const BackwardResults r({bits}, dx, dgamma, dbeta, dresidual);
+        const BackwardArguments a(bits, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
+        const BackwardResults r(bits, dx, dgamma, dbeta, dresidual);
         const double* sum_dy_in = numbers("sums: sum_dy", sum_dy, a.x, channel_axis);
         const double* sum_dyx_in = numbers("sums: sum_dyx", sum_dyx, a.x, channel_axis);
         call([&] {

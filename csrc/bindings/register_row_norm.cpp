@@ -1,26 +1,13 @@
 #include "bindings/arrays.hpp"
 
-namespace {
-
-// bits: whether uint16 is bfloat16
-onepass_array stored(const char* name, onepass_array view, bool bits) {
-  if (view.ndim < 0 || view.dtype != ONEPASS_UINT16) return view;
-  if (!bits)
-    throw py::type_error(std::string(name) + ": is uint16; if these are the bits of bfloat16, say dtype='bfloat16'");
-  view.dtype = ONEPASS_BFLOAT16;
-  return view;
-}
-
-}  // namespace
-
 void register_row_norm(py::module_& m) {
   m.def(
       "row_norm",
       [](py::handle x, py::handle gamma, py::handle beta, int axes, std::int64_t groups, double eps, py::handle out,
          py::handle mean, py::handle invstd, bool bits, int threads) {
-        const onepass_array vx = stored("x", readable("x", x), bits);
+        const onepass_array vx = stored(readable("x", x), bits);
         const onepass_array vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
-        const onepass_array vout = stored("out", writable("out", out), bits);
+        const onepass_array vout = stored(writable("out", out), bits);
         const onepass_array vmean = writable("mean", mean), vinvstd = writable("invstd", invstd);
         const onepass_row_norm_options options = {axes, groups, eps};
         call([&] { return onepass_row_norm(&vx, &vgamma, &vbeta, &options, &vout, &vmean, &vinvstd, threads); });
@@ -31,10 +18,10 @@ void register_row_norm(py::module_& m) {
       "row_norm_backward",
       [](py::handle dy, py::handle x, py::handle gamma, py::handle mean, py::handle invstd, int axes,
          std::int64_t groups, py::handle dx, py::handle dgamma, py::handle dbeta, bool bits, int threads) {
-        const onepass_array vdy = stored("dy", readable("dy", dy), bits), vx = stored("x", readable("x", x), bits);
+        const onepass_array vdy = stored(readable("dy", dy), bits), vx = stored(readable("x", x), bits);
         const onepass_array vgamma = readable("gamma", gamma);
         const onepass_array vmean = readable("saved.mean", mean), vinvstd = readable("saved.invstd", invstd);
-        const onepass_array vdx = stored("out", writable("out", dx), bits);
+        const onepass_array vdx = stored(writable("out", dx), bits);
         const onepass_array vdgamma = writable("dgamma", dgamma), vdbeta = writable("dbeta", dbeta);
         const onepass_row_norm_options options = {axes, groups, 0.0};
         call([&] {

@@ -2,16 +2,10 @@
 
 namespace {
 
-// bits: NumPy has no bfloat16, and what comes as uint16 are its bits.
-onepass_array storage(onepass_array a, bool bits) {
-  if (bits && a.ndim >= 0 && a.dtype == ONEPASS_UINT16) a.dtype = ONEPASS_BFLOAT16;
-  return a;
-}
-
 template <typename Function>
 auto along_axis(Function function) {
   return [function](py::handle x, int axis, py::handle out, bool bits, int threads) {
-    const onepass_array from = storage(readable("x", x), bits), to = storage(writable("out", out), bits);
+    const onepass_array from = stored(readable("x", x), bits), to = stored(writable("out", out), bits);
     call([&] { return function(&from, axis, &to, threads); });
   };
 }
@@ -24,11 +18,11 @@ void register_softmax_cross_entropy(py::module_& m) {
       [](py::handle logits, py::handle targets, py::handle weight, std::int64_t ignore_index, double label_smoothing,
          double z_loss, int reduction, std::int64_t n_classes, py::handle loss, py::handle grad,
          py::handle log_probabilities, bool bits, int threads) {
-        const onepass_array x = storage(readable("logits", logits), bits), labels = readable("targets", targets);
-        const onepass_array t = storage(labels, bits && labels.ndim == x.ndim);  // fewer axes: labels in uint16
-        const onepass_array w = storage(readable("weight", weight), bits), l = writable("loss", loss);
-        const onepass_array g = storage(writable("grad", grad), bits);
-        const onepass_array p = storage(writable("log_probabilities", log_probabilities), bits);
+        const onepass_array x = stored(readable("logits", logits), bits), labels = readable("targets", targets);
+        const onepass_array t = stored(labels, bits && labels.ndim == x.ndim);  // fewer axes: labels in uint16
+        const onepass_array w = stored(readable("weight", weight), bits), l = writable("loss", loss);
+        const onepass_array g = stored(writable("grad", grad), bits);
+        const onepass_array p = stored(writable("log_probabilities", log_probabilities), bits);
         const onepass_cross_entropy_options options = {ignore_index, label_smoothing, z_loss, reduction, n_classes};
         double total = 0.0;
         call([&] { return onepass_softmax_cross_entropy(&x, &t, &w, &options, &l, &total, &g, &p, threads); });

@@ -191,9 +191,20 @@ void backward_statistics(const onepass::BackwardStatistics<T>& s, std::int64_t c
   }
 }
 
-template <typename T>
-inline T normalized(T x, T high, T low, T scale, T shift) {
-  return ((x - high) - low) * scale + shift;
+// run(a, b) with the two as compile-time constants.
+template <typename Run>
+inline void with_flags(bool a, bool b, Run&& run) {
+  constexpr std::true_type yes{};
+  constexpr std::false_type no{};
+  a ? (b ? run(yes, yes) : run(yes, no)) : (b ? run(no, yes) : run(no, no));
+}
+
+template <bool add, bool clip, typename T>
+inline T normalized(const T* x, const T* residual, T high, T low, T scale, T shift, std::int64_t j) {
+  T v = ((x[j] - high) - low) * scale + shift;
+  if constexpr (add) v = v + residual[j];
+  if constexpr (clip) v = v < T(0) ? T(0) : v;
+  return v;
 }
 
 // y may be x or residual.
@@ -201,21 +212,13 @@ template <typename T>
 void normalize_run(const T* x, const T* residual, T* y, bool relu, const ChannelScale<T>& channel, std::int64_t rows,
                    std::int64_t n, std::int64_t stride) {
   const T high = *channel.mean_high, low = *channel.mean_low, scale = *channel.scale, shift = *channel.shift;
-  const auto run = [&](auto add, auto clip) {
+  with_flags(residual != nullptr, relu, [&](auto add, auto clip) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * stride;
       ONEPASS_INDEPENDENT
-      for (std::int64_t j = at; j < at + n; ++j) {
-        T v = normalized(x[j], high, low, scale, shift);
-        if constexpr (add) v = v + residual[j];
-        if constexpr (clip) v = v < T(0) ? T(0) : v;
-        y[j] = v;
-      }
+      for (std::int64_t j = at; j < at + n; ++j) y[j] = normalized<add, clip>(x, residual, high, low, scale, shift, j);
     }
-  };
-  constexpr std::true_type yes{};
-  constexpr std::false_type no{};
-  residual ? (relu ? run(yes, yes) : run(yes, no)) : (relu ? run(no, yes) : run(no, no));
+  });
 }
 
 template <typename T>
@@ -225,21 +228,15 @@ void normalize_columns(const T* x, const T* residual, T* y, bool relu, const Cha
   const T* __restrict low = channel.mean_low;
   const T* __restrict scale = channel.scale;
   const T* __restrict shift = channel.shift;
-  const auto run = [&](auto add, auto clip) {
+  with_flags(residual != nullptr, relu, [&](auto add, auto clip) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t at = r * columns;
+      const T* residual_row = add ? residual + at : nullptr;
       ONEPASS_INDEPENDENT
-      for (std::int64_t c = 0; c < columns; ++c) {
-        T v = normalized(x[at + c], high[c], low[c], scale[c], shift[c]);
-        if constexpr (add) v = v + residual[at + c];
-        if constexpr (clip) v = v < T(0) ? T(0) : v;
-        y[at + c] = v;
-      }
+      for (std::int64_t c = 0; c < columns; ++c)
+        y[at + c] = normalized<add, clip>(x + at, residual_row, high[c], low[c], scale[c], shift[c], c);
     }
-  };
-  constexpr std::true_type yes{};
-  constexpr std::false_type no{};
-  residual ? (relu ? run(yes, yes) : run(yes, no)) : (relu ? run(no, yes) : run(no, no));
+  });
 }
 
 template <Mask mask, typename T>
@@ -254,6 +251,19 @@ inline Lanes<T> masked(const Lanes<T>& dy, const Lanes<T>& centered, const Lanes
   if constexpr (mask == Mask::from_x) return where_positive(centered * scale + shift, dy);
   if constexpr (mask == Mask::from_y) return where_positive(Lanes<T>::load(y), dy);
   return dy;
+}
+
+template <typename Run>
+inline void with_mask(Mask mask, Run&& run) {
+  switch (mask) {
+    case Mask::none: return run(std::integral_constant<Mask, Mask::none>{});
+    case Mask::from_x: return run(std::integral_constant<Mask, Mask::from_x>{});
+    case Mask::from_y: return run(std::integral_constant<Mask, Mask::from_y>{});
+  }
+}
+template <typename Run>
+inline void with_mask(Mask mask, bool residual, Run&& run) {
+  with_mask(mask, [&](auto m) { residual ? run(m, std::true_type{}) : run(m, std::false_type{}); });
 }
 
 template <Mask mask, typename T>
@@ -288,10 +298,7 @@ void gradient_run_masked(const T* dy, const T* x, const T* y, const ChannelScale
 template <typename T>
 void gradient_run(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel, std::int64_t rows,
                   std::int64_t n, std::int64_t stride, double* sum_dy, double* sum_dyx) {
-  const auto run = mask == Mask::none     ? gradient_run_masked<Mask::none, T>
-                   : mask == Mask::from_x ? gradient_run_masked<Mask::from_x, T>
-                                          : gradient_run_masked<Mask::from_y, T>;
-  run(dy, x, y, channel, rows, n, stride, sum_dy, sum_dyx);
+  with_mask(mask, [&](auto m) { gradient_run_masked<m>(dy, x, y, channel, rows, n, stride, sum_dy, sum_dyx); });
 }
 
 template <Mask mask, typename T>
@@ -326,10 +333,8 @@ void gradient_columns_masked(const T* dy, const T* x, const T* y, const ChannelS
 template <typename T>
 void gradient_columns(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel, std::int64_t rows,
                       std::int64_t columns, std::int64_t stride, double* sum_dy, double* sum_dyx) {
-  const auto run = mask == Mask::none     ? gradient_columns_masked<Mask::none, T>
-                   : mask == Mask::from_x ? gradient_columns_masked<Mask::from_x, T>
-                                          : gradient_columns_masked<Mask::from_y, T>;
-  run(dy, x, y, channel, rows, columns, stride, sum_dy, sum_dyx);
+  with_mask(mask,
+            [&](auto m) { gradient_columns_masked<m>(dy, x, y, channel, rows, columns, stride, sum_dy, sum_dyx); });
 }
 
 // dx = scale (dy - mean_dy - (x - mean) slope), elementwise; dx may be dy.
@@ -340,20 +345,6 @@ inline void dx_element(const T* dy, const T* x, const T* y, T high, T low, T sca
   const T d = masked<mask>(dy[j], centered, scale, shift, y + j);
   if constexpr (residual) dresidual[j] = d;
   dx[j] = scale * ((d - mean_dy) - centered * slope);
-}
-
-template <typename Run>
-inline void with_mask(Mask mask, bool residual, Run&& run) {
-  constexpr std::true_type yes{};
-  constexpr std::false_type no{};
-  constexpr std::integral_constant<Mask, Mask::none> none{};
-  constexpr std::integral_constant<Mask, Mask::from_x> from_x{};
-  constexpr std::integral_constant<Mask, Mask::from_y> from_y{};
-  switch (mask) {
-    case Mask::none: residual ? run(none, yes) : run(none, no); break;
-    case Mask::from_x: residual ? run(from_x, yes) : run(from_x, no); break;
-    case Mask::from_y: residual ? run(from_y, yes) : run(from_y, no); break;
-  }
 }
 
 template <typename T>
