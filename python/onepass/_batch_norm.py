@@ -11,20 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._types import BatchNormStatistics
-from onepass._update_functions import check_bits as _check_bits
 
 Array = NDArray[Any]
-
-
-def check_bits(x: Any, dtype: str | None) -> bool:
-    """Whether uint16 holds the bits of bfloat16."""
-    _check_bits("x", [x], dtype)
-    return dtype is not None
-
-
-def computed_dtype(x: Array) -> type[np.floating[Any]]:
-    """What parameters and statistics beside x are stored in."""
-    return np.float64 if x.dtype == np.float64 else np.float32
 
 
 def running_weight(momentum: float | None, batches: int | None, training: bool) -> float:

@@ -37,7 +37,7 @@ class BatchNormStatistics(NamedTuple):
         mean, m2: (C,) float64; m2 is the sum of squared deviations from the mean, count times the biased variance.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     mean: NDArray[Any]
     m2: NDArray[Any]
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from onepass import _core
-from onepass._batch_norm import check_bits, computed_dtype, running_weight
+from onepass._batch_norm import running_weight
+from onepass._storage import computed_type
 from onepass._types import BatchNormSaved
-from onepass.kernels._arguments import Array, array_shape, flag, integer, real, thread_count
+from onepass.kernels._arguments import Array, array_shape, bfloat16_bits, flag, integer, real, thread_count
 
 
 def batch_norm(
@@ -69,7 +70,7 @@ def batch_norm(
     ([[-1.0], [1.0]], [2.0])
     """
     shape = array_shape(x, "x")
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
     axis = integer("channel_axis", channel_axis)
     training = flag("training", training)
     weight = running_weight(momentum, batches, training)
@@ -122,7 +123,7 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15), dbeta.tolist()
     (True, [1.0])
     """
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out, dresidual=dresidual)
     results = gradients(x, saved, out, dgamma, dbeta, dresidual)
     _core.batch_norm_backward(
         dy, x, gamma, saved.beta, saved.mean, saved.invstd, saved.y,
@@ -169,7 +170,7 @@ def gradients(
     """The arrays given, and new ones where none were."""
     shape = array_shape(x, "x")
     channels = shape[saved.channel_axis] if -x.ndim <= saved.channel_axis < x.ndim else 0
-    kind: Any = computed_dtype(x)
+    kind: Any = computed_type(x)
     dx = empty_like(x) if dx is None else dx
     dgamma = np.empty(channels, kind) if dgamma is None else dgamma
     dbeta = np.empty(channels, kind) if dbeta is None else dbeta

@@ -23,7 +23,6 @@ import numpy as np
 
 from onepass import _core
 from onepass._batch_norm import (
-    check_bits,
     check_count,
     check_merged,
     running_weight,
@@ -31,7 +30,7 @@ from onepass._batch_norm import (
     unpack_sums,
 )
 from onepass._types import BatchNormSaved, BatchNormStatistics, BatchNormSums
-from onepass.kernels._arguments import Array, array_shape, flag, integer, real, thread_count
+from onepass.kernels._arguments import Array, array_shape, bfloat16_bits, flag, integer, real, thread_count
 from onepass.kernels.normalization import batch_norm as batch_norm, empty_like, gradients, save
 
 
@@ -52,7 +51,7 @@ def batch_norm_statistics(
     >>> count, mean.tolist(), m2.tolist()
     (2, [2.0], [2.0])
     """
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, x=x)
     axis = integer("channel_axis", channel_axis)
     channels = _channels(x, axis)
     mean, m2 = np.empty(channels), np.empty(channels)
@@ -134,7 +133,7 @@ def batch_norm_apply(
     >>> y.round(3).tolist()
     [[-1.0], [1.0]]
     """
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
     axis = integer("channel_axis", channel_axis)
     channels = _channels(x, axis)
     (count, mean, m2), of_batch = unpack_statistics(statistics)
@@ -178,7 +177,7 @@ def batch_norm_backward_sums(
     >>> sum_dy.tolist(), sum_dyx.tolist()
     ([3.0], [-1.0])
     """
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, dy=dy, x=x)
     channels = _channels(x, saved.channel_axis)
     sum_dy, sum_dyx = np.empty(channels), np.empty(channels)
     _core.batch_norm_backward_sums(
@@ -225,7 +224,7 @@ def batch_norm_backward_apply(
     >>> dbeta.tolist()
     [3.0]
     """
-    bits = check_bits(x, dtype)
+    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out, dresidual=dresidual)
     results = gradients(x, saved, out, dgamma, dbeta, dresidual)
     sum_dy, sum_dyx = unpack_sums(sums)
     _core.batch_norm_backward_apply(

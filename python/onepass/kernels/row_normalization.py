@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from onepass import _core
+from onepass._storage import computed_type
 from onepass._types import RowNormSaved
-from onepass.kernels._arguments import Array, array_shape, integer, new_like, real, thread_count
+from onepass.kernels._arguments import Array, array_shape, bfloat16_bits, integer, new_like, real, thread_count
 
 Wanted = Array | Literal[False] | None
 
@@ -131,7 +132,7 @@ def rms_norm(
     number = _last_axes(axes)
     saved = RowNormSaved(None, np.empty(_rows_of(x, number)), number, 0)
     if eps is None:
-        eps = float(np.finfo(np.float64 if x.dtype == np.float64 else np.float32).eps)
+        eps = float(np.finfo(computed_type(x)).eps)
     return _forward(x, gamma, None, saved, eps, out, dtype, threads)
 
 
@@ -300,12 +301,6 @@ def _new_groups(rows: int, groups: int) -> RowNormSaved:
     return RowNormSaved(np.empty(rows), np.empty(rows), 0, groups)
 
 
-def _bits(dtype: str | None) -> bool:
-    if dtype not in (None, "bfloat16"):
-        raise ValueError(f"dtype: expected 'bfloat16' (for bits in uint16) or None, got {dtype!r}")
-    return dtype is not None
-
-
 def _forward(
     x: Array,
     gamma: Array | None,
@@ -317,8 +312,9 @@ def _forward(
     threads: int | None,
 ) -> tuple[Array, RowNormSaved]:
     y = new_like(x, "x") if out is None else out
+    bits = bfloat16_bits(dtype, x=x, out=out)
     _core.row_norm(
-        x, gamma, beta, saved.axes, saved.groups, real("eps", eps), y, saved.mean, saved.invstd, _bits(dtype),
+        x, gamma, beta, saved.axes, saved.groups, real("eps", eps), y, saved.mean, saved.invstd, bits,
         thread_count(threads),
     )  # fmt: skip
     return y, saved
@@ -338,10 +334,11 @@ def _backward(
     shape = array_shape(x, "x")
     dx = new_like(x, "x") if out is None else out
     own = shape[len(shape) - saved.axes :] if saved.axes else shape[1:2]
+    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out)
     dgamma = _gradient("dgamma", dgamma, own, x)
     dbeta = _gradient("dbeta", dbeta, own, x)
     _core.row_norm_backward(
-        dy, x, gamma, saved.mean, saved.invstd, saved.axes, saved.groups, dx, dgamma, dbeta, _bits(dtype),
+        dy, x, gamma, saved.mean, saved.invstd, saved.axes, saved.groups, dx, dgamma, dbeta, bits,
         thread_count(threads),
     )  # fmt: skip
     return dx, dgamma, dbeta
@@ -351,7 +348,7 @@ def _gradient(name: str, given: Array | bool | None, shape: Sequence[int], x: Ar
     if given is True:
         raise TypeError(f"{name}: expected an array, None (a new array) or False (not computed), got True")
     if given is None:
-        return np.empty(shape, np.float64 if x.dtype == np.float64 else np.float32)
+        return np.empty(shape, computed_type(x))
     return None if given is False else given
 
 

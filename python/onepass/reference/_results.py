@@ -14,7 +14,7 @@ Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
 
-def give(value: Array, model: Array, out: Array | None) -> Array:
+def give(value: Array, model: Array, out: Array | None, name: str = "out") -> Array:
     # rounded once, to the model's type
     with np.errstate(all="ignore"):
         if is_bfloat16(model):
@@ -24,8 +24,8 @@ def give(value: Array, model: Array, out: Array | None) -> Array:
             rounded = value.astype(model.dtype)
         if out is None:
             return rounded
-        check_like("out", out, "the result", rounded)
-        check_writable("out", out)
+        check_like(name, out, "the result", rounded)
+        check_writable(name, out)
         out[...] = rounded
     return out
 

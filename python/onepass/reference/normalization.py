@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from onepass._batch_norm import check_bits, computed_dtype, running_weight
-from onepass._checks import check_apart, check_array, check_vector
-from onepass._storage import decode, encode, is_bfloat16
+from onepass._batch_norm import running_weight
+from onepass._checks import check_apart, check_filled, check_like, check_storage, check_vector
+from onepass._storage import computed_type, decode
 from onepass._types import BatchNormSaved, BatchNormStatistics, BatchNormSums
 from onepass.reference._results import Array, give
 
@@ -119,11 +119,11 @@ def normalize(
     y = (decode(x, np.float64) - mean.reshape(shape)) * invstd.reshape(shape)
     y = y * channels(gamma, 1.0, shape) + channels(beta, 0.0, shape)
     if residual is not None:
-        check_whole("residual", residual, x)
+        check_like("residual", residual, "x", x)
         y = y + decode(residual, np.float64)
     if relu:
         y = np.where(y < 0, 0.0, y)
-    result = give_whole(y, x, out)
+    result = give(y, x, out)
     return result, BatchNormSaved(
         mean=mean,
         invstd=invstd,
@@ -138,7 +138,7 @@ def normalize(
 
 def passed_gradient(dy: Array, x: Array, gamma: Array | None, saved: BatchNormSaved) -> tuple[Array, Array]:
     """dy as the ReLU let it through, and x - mean."""
-    check_whole("dy", dy, x)
+    check_like("dy", dy, "x", x)
     shape = channel_shape(x, saved.channel_axis)
     centered = decode(x, np.float64) - saved.mean.reshape(shape)
     d = decode(dy, np.float64)
@@ -174,60 +174,30 @@ def gradients(
     dx = d
     if saved.training:
         dx = d - sum_dy / count - centered * (invstd * invstd * sum_dyx / count)
-    vector = np.empty(0, computed_dtype(x))
+    vector = np.empty(0, computed_type(x))
     results = (
-        give_whole(channels(gamma, 1.0, shape) * invstd * dx, x, out),
-        give(sums[1] * saved.invstd, vector, dgamma),
-        give(sums[0], vector, dbeta),
+        give(channels(gamma, 1.0, shape) * invstd * dx, x, out),
+        give(sums[1] * saved.invstd, vector, dgamma, "dgamma"),
+        give(sums[0], vector, dbeta, "dbeta"),
     )
-    return (*results, give_whole(d, x, dresidual)) if saved.residual else results
+    return (*results, give(d, x, dresidual, "dresidual")) if saved.residual else results
 
 
 # ---- arguments and results
 
 
 def check_x(x: Array, dtype: str | None) -> None:
-    check_bits(x, dtype)
-    check_array("x", x)
-    if x.dtype not in (np.float16, np.float32, np.float64) and not is_bfloat16(x):
-        raise TypeError(f"x: expected float32, float64, float16 or bfloat16, got {x.dtype}; convert it first")
-    if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"x: expected at least 2 axes, not empty, got {x.shape}")
+    check_storage("x", x, dtype)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected at least 2 axes, got {x.shape}")
+    check_filled("x", x)
 
 
 def check_vectors(x: Array, channel_axis: int, **vectors: Array | None) -> None:
     if not -x.ndim <= channel_axis < x.ndim:
         raise ValueError(f"channel_axis: {channel_axis} is out of range for x, {x.shape}")
     for name, vector in vectors.items():
-        check_vector(name, vector, x.shape[channel_axis], np.dtype(computed_dtype(x)))
-
-
-def check_whole(name: str, a: Array, x: Array) -> None:
-    check_array(name, a)
-    if a.dtype != x.dtype and not (is_bfloat16(a) and is_bfloat16(x)):
-        raise TypeError(f"{name}: expected {x.dtype} like x, got {a.dtype}; convert it first")
-    if a.shape != x.shape:
-        raise ValueError(f"{name}: expected shape {x.shape} like x, got {a.shape}")
-
-
-def give_whole(value: Array, x: Array, out: Array | None) -> Array:
-    """value rounded once, to x's type."""
-    if not is_bfloat16(x):
-        return give(value, x, out)
-    out = np.empty(x.shape, x.dtype) if out is None else out
-    check_whole("out", out, x)
-    with np.errstate(all="ignore"):
-        encode(_rounded_to_odd(np.asarray(value)), out, None)
-    return out
-
-
-def _rounded_to_odd(value: Array) -> Array:
-    """float32 with the last bit set where it is not exact: rounded again to fewer bits, it is as if rounded once."""
-    near = value.astype(np.float32)
-    bits = near.view(np.uint32)
-    bits -= np.abs(near.astype(np.float64)) > np.abs(value)
-    bits |= near.astype(np.float64) != value
-    return near
+        check_vector(name, vector, x.shape[channel_axis], np.dtype(computed_type(x)))
 
 
 def channel_shape(x: Array, axis: int) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ import operator
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from onepass._checks import (
     check_apart,
@@ -16,11 +15,11 @@ from onepass._checks import (
     check_filled,
     check_in_place,
     check_like,
-    check_writable,
+    check_storage,
 )
-from onepass._storage import decode, encode
+from onepass._storage import computed_type, decode
 from onepass._types import RowNormSaved
-from onepass.reference._results import Array
+from onepass.reference._results import Array, give
 
 Wanted = Array | Literal[False] | None
 
@@ -87,7 +86,7 @@ def rms_norm(
     """
     _check_last_axes(x, axes, dtype)
     if eps is None:
-        eps = float(np.finfo(_parameter_type(x)).eps)
+        eps = float(np.finfo(computed_type(x)).eps)
     return _forward(x, gamma, None, axes, 0, eps, out, centered=False)
 
 
@@ -230,7 +229,7 @@ def _forward(
         invstd = 1 / np.sqrt(((rows - mean[:, None]) ** 2).mean(1) + eps)
         xhat = ((rows - mean[:, None]) * invstd[:, None]).reshape(x.shape)
         y = xhat * _beside(gamma, 1.0, x, axes) + _beside(beta, 0.0, x, axes)
-    return _give(y, x, out), RowNormSaved(mean if centered else None, invstd, axes, groups)
+    return give(y, x, out), RowNormSaved(mean if centered else None, invstd, axes, groups)
 
 
 def _backward(
@@ -266,9 +265,9 @@ def _backward(
         others = tuple(range(x.ndim - saved.axes)) if saved.axes else (0, *range(2, x.ndim))
         sums = (wide * xhat.reshape(x.shape)).sum(others), wide.sum(others)
     return (
-        _give(dx.reshape(x.shape), x, out),
-        _give_parameter(sums[0], dgamma, x),
-        _give_parameter(sums[1], dbeta, x),
+        give(dx.reshape(x.shape), x, out),
+        _give_parameter("dgamma", sums[0], dgamma, x),
+        _give_parameter("dbeta", sums[1], dbeta, x),
     )
 
 
@@ -277,10 +276,6 @@ def _rows(x: Array, axes: int, groups: int) -> Array:
     rows = math.prod(x.shape[: x.ndim - axes]) if axes else x.shape[0] * groups
     wide: Array = decode(x, np.float64).reshape(rows, -1)
     return wide
-
-
-def _parameter_type(x: Array) -> Any:
-    return np.float64 if x.dtype == np.float64 else np.float32
 
 
 def _parameter_shape(x: Array, axes: int) -> tuple[int, ...]:
@@ -295,36 +290,12 @@ def _beside(parameter: Array | None, default: float, x: Array, axes: int) -> Any
     return wide if axes else wide.reshape(-1, *[1] * (x.ndim - 2))
 
 
-def _give(values: Array, x: Array, out: Array | None) -> Array:
-    """Rounded to x's type, bfloat16 included."""
-    target = np.empty(x.shape, x.dtype) if out is None else out
-    check_writable("out", target)
-    with np.errstate(all="ignore"):
-        encode(values.astype(_parameter_type(x)), target, None)
-    return target
-
-
-def _give_parameter(values: Array, given: Wanted, x: Array) -> Array | None:
-    if given is False:
-        return None
-    with np.errstate(all="ignore"):
-        rounded: Array = values.astype(_parameter_type(x))
-    if given is None:
-        return rounded
-    assert isinstance(given, np.ndarray)
-    given[...] = rounded
-    return given
+def _give_parameter(name: str, values: Array, given: Wanted, x: Array) -> Array | None:
+    return None if given is False else give(values, np.empty(0, computed_type(x)), given, name)
 
 
 def _check_x(x: Array, dtype: str | None) -> None:
-    check_array("x", x)
-    if dtype not in (None, "bfloat16"):
-        raise ValueError(f"dtype: expected 'bfloat16' (for bits in uint16) or None, got {dtype!r}")
-    if x.dtype == np.uint16 and dtype is None:
-        raise TypeError("x: is uint16; if these are the bits of bfloat16, say dtype='bfloat16'")
-    known: tuple[DTypeLike, ...] = (np.float16, np.float32, np.float64, np.uint16)
-    if x.dtype not in known and x.dtype.name != "bfloat16":
-        raise TypeError(f"x: expected float32, float64, float16 or bfloat16, got {x.dtype}; convert it first")
+    check_storage("x", x, dtype)
     check_filled("x", x)
 
 
@@ -338,8 +309,8 @@ def _check_parameter(name: str, parameter: Array | None, shape: tuple[int, ...],
     if parameter is None:
         return
     check_array(name, parameter)
-    if parameter.dtype != _parameter_type(x):
-        raise TypeError(f"{name}: expected {np.dtype(_parameter_type(x))}, got {parameter.dtype}; convert it first")
+    if parameter.dtype != computed_type(x):
+        raise TypeError(f"{name}: expected {np.dtype(computed_type(x))}, got {parameter.dtype}; convert it first")
     if parameter.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {parameter.shape}")
     check_contiguous(name, parameter)
