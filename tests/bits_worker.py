@@ -250,12 +250,12 @@ def along_axis(name, axis):
     return run
 
 
-def batch_norm(shape_of, training=True, relu=False, residual=False):
-    """Forward and backward."""
+def batch_norm(shape_of, training=True, relu=False, residual=False, axis=1, kind=None, parts=False):
+    """Forward and backward; kind: data of this type through strided views; parts: statistics and sums on their own."""
 
     def run(arrays, n, threads):
         shape = shape_of(n)
-        channels = shape[1]
+        channels = shape[axis]
         x = arrays.new(*shape)
         x += 3
         gamma, beta, mean, var = (
@@ -264,12 +264,24 @@ def batch_norm(shape_of, training=True, relu=False, residual=False):
             arrays.new(channels),
             arrays.positive(channels),
         )
-        y, saved = kernels.batch_norm(
-            x, gamma, beta, mean, var, training, relu=relu, residual=arrays.new(*shape) if residual else None,
-            out=arrays.empty(*shape), threads=threads,
-        )  # fmt: skip
-        dy = arrays.new(*shape)
-        gradients = kernels.batch_norm_backward(dy, x, gamma, saved, out=arrays.empty(*shape), threads=threads)
+        added = arrays.new(*shape) if residual else None
+        dy, out, dx = arrays.new(*shape), arrays.empty(*shape), arrays.empty(*shape)
+        options = {"threads": threads}
+        if kind is not None:
+            x, dy, out, dx = (half(np.repeat(a, 2, axis=-1), kind)[..., ::2] for a in (x, dy, x, dy))
+            gamma, beta, mean, var = (a.astype(np.float32) for a in (gamma, beta, mean, var))
+            options["dtype"] = "bfloat16" if kind == np.uint16 else None
+        more = {"relu": relu, "residual": added, "channel_axis": axis, "out": out}
+        if parts:
+            statistics = kernels.batch_norm_statistics(x, axis, **options)
+            y, saved = kernels.batch_norm_apply(x, statistics, gamma, beta, mean, var, **more, **options)
+            sums = kernels.batch_norm_backward_sums(dy, x, gamma, saved, **options)
+            gradients = kernels.batch_norm_backward_apply(
+                dy, x, gamma, saved, sums, 2 * statistics.count, out=dx, **options
+            )
+            return [*statistics[1:], y, saved.invstd, mean, var, *sums, *gradients]
+        y, saved = kernels.batch_norm(x, gamma, beta, mean, var, training, **more, **options)
+        gradients = kernels.batch_norm_backward(dy, x, gamma, saved, out=dx, **options)
         return [y, saved.mean, saved.invstd, mean, var, *gradients]
 
     return run
@@ -357,6 +369,12 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "batch_norm residual": (batch_norm(lambda n: (3, 4, n), residual=True), (4_001,)),
     "batch_norm relu residual": (batch_norm(lambda n: (n + 1, 6), relu=True, residual=True), (8_009,)),
     "batch_norm inference": (batch_norm(lambda n: (3, 4, n), training=False, relu=True), (6_007,)),
+    "batch_norm channels last": (batch_norm(lambda n: (2, n, 3, 5), axis=-1, relu=True), (8_009,)),
+    "batch_norm first axis": (batch_norm(lambda n: (3, n, 2), axis=0), (20_011,)),
+    "batch_norm float16": (batch_norm(lambda n: (2, 3, n), kind=np.float16, relu=True), (12_007,)),
+    "batch_norm bfloat16": (batch_norm(lambda n: (n + 1, 5), kind=np.uint16), (16_007,)),
+    "batch_norm parts": (batch_norm(lambda n: (2, 3, n), parts=True, relu=True), (20_011,)),
+    "batch_norm parts of rows": (batch_norm(lambda n: (n + 1, 5), parts=True), (20_011,)),
     "layer_norm": (row_norm("layer_norm", lambda n: (3, n) if n <= 67 else (97, n)), (4_099,)),
     "layer_norm rows": (row_norm("layer_norm", lambda n: (n, 37)), (10_007,)),
     "layer_norm few rows": (row_norm("layer_norm", lambda n: (3, n)), (90_001,)),

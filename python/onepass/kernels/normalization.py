@@ -69,15 +69,13 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    shape = array_shape(x, "x")
     bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
     axis = integer("channel_axis", channel_axis)
     training = flag("training", training)
     weight = running_weight(momentum, batches, training)
     y = empty_like(x) if out is None else out
-    channels = shape[axis] if -len(shape) <= axis < len(shape) else 0
-    mean = np.empty(channels)
-    invstd = np.empty(channels)
+    channels = channel_count(x, axis)
+    mean, invstd = np.empty(channels), np.empty(channels)
     _core.batch_norm(
         x, gamma, beta, running_mean, running_var, residual,
         training, weight, real("eps", eps), axis, flag("relu", relu), flag("population", population),
@@ -132,6 +130,15 @@ def batch_norm_backward(
     return results if results[3] is not None else results[:3]  # type: ignore[return-value]
 
 
+def channel_count(x: Array, axis: int) -> int:
+    shape = array_shape(x, "x")
+    if len(shape) < 2:
+        raise ValueError(f"x: expected at least 2 axes, got {shape}")
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"channel_axis: {axis} is out of range for x, {shape}")
+    return shape[axis]
+
+
 def empty_like(x: Array) -> Array:
     # dense, its axes in the order of x's memory
     return np.empty_like(x, subok=False)
@@ -168,8 +175,7 @@ def gradients(
     dresidual: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """The arrays given, and new ones where none were."""
-    shape = array_shape(x, "x")
-    channels = shape[saved.channel_axis] if -x.ndim <= saved.channel_axis < x.ndim else 0
+    channels = channel_count(x, saved.channel_axis)
     kind: Any = computed_type(x)
     dx = empty_like(x) if dx is None else dx
     dgamma = np.empty(channels, kind) if dgamma is None else dgamma

@@ -30,8 +30,8 @@ from onepass._batch_norm import (
     unpack_sums,
 )
 from onepass._types import BatchNormSaved, BatchNormStatistics, BatchNormSums
-from onepass.kernels._arguments import Array, array_shape, bfloat16_bits, flag, integer, real, thread_count
-from onepass.kernels.normalization import batch_norm as batch_norm, empty_like, gradients, save
+from onepass.kernels._arguments import Array, bfloat16_bits, flag, integer, real, thread_count
+from onepass.kernels.normalization import batch_norm as batch_norm, channel_count, empty_like, gradients, save
 
 
 def batch_norm_statistics(
@@ -53,7 +53,7 @@ def batch_norm_statistics(
     """
     bits = bfloat16_bits(dtype, x=x)
     axis = integer("channel_axis", channel_axis)
-    channels = _channels(x, axis)
+    channels = channel_count(x, axis)
     mean, m2 = np.empty(channels), np.empty(channels)
     _core.batch_norm_statistics(x, axis, mean, m2, bits, thread_count(threads))
     return BatchNormStatistics(x.size // channels, mean, m2)
@@ -135,7 +135,7 @@ def batch_norm_apply(
     """
     bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
     axis = integer("channel_axis", channel_axis)
-    channels = _channels(x, axis)
+    channels = channel_count(x, axis)
     (count, mean, m2), of_batch = unpack_statistics(statistics)
     if not of_batch and not (running_mean is None and running_var is None):
         raise ValueError("running_mean, running_var: are not updated with constants; pass (count, mean, m2)")
@@ -178,7 +178,7 @@ def batch_norm_backward_sums(
     ([3.0], [-1.0])
     """
     bits = bfloat16_bits(dtype, dy=dy, x=x)
-    channels = _channels(x, saved.channel_axis)
+    channels = channel_count(x, saved.channel_axis)
     sum_dy, sum_dyx = np.empty(channels), np.empty(channels)
     _core.batch_norm_backward_sums(
         dy, x, gamma, saved.beta, saved.mean, saved.invstd, saved.y,
@@ -232,8 +232,3 @@ def batch_norm_backward_apply(
         check_count(count), sum_dy, sum_dyx, *results, bits, thread_count(threads),
     )  # fmt: skip
     return results if results[3] is not None else results[:3]  # type: ignore[return-value]
-
-
-def _channels(x: Array, axis: int) -> int:
-    shape = array_shape(x, "x")
-    return shape[axis] if -len(shape) <= axis < len(shape) else 0
