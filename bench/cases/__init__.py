@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from bench.case import Case
 from bench.cases import (
     batch_norm,
+    batch_norm_variants,
     clipping,
     cross_entropy,
     imports,
@@ -28,6 +29,7 @@ TOPICS = (
     clipping,
     cross_entropy,
     batch_norm,
+    batch_norm_variants,
     row_normalization,
     training,
     numpy_loop,
