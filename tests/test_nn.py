@@ -32,6 +32,7 @@ LAYERS = {
     "linear without bias": (lambda: nn.Linear(4, 3, bias=False, dtype=F64), (5, 4)),
     "batch norm": (lambda: nn.BatchNorm(4, dtype=F64), (6, 4)),
     "batch norm, images": (lambda: nn.BatchNorm(2, eps=1e-3, dtype=F64), (3, 2, 2, 3)),
+    "batch norm, channels last": (lambda: nn.BatchNorm(3, channel_axis=-1, relu=True, dtype=F64), (3, 2, 2, 3)),
     "relu": (nn.ReLU, (5, 4)),
     "network": (
         lambda: nn.Sequential(

@@ -24,7 +24,7 @@ class BatchNorm(Layer):
     ----------
     channels : int
     eps : float, default 1e-5
-    momentum : float, default 0.1
+    momentum : float or None, default 0.1
         Weight of the new batch in ``running_mean`` and ``running_var``, as in PyTorch (Keras'
         ``momentum`` is one minus this). None: they are the mean over all batches, which
         ``num_batches_tracked`` counts (and `state` then holds).
@@ -32,6 +32,10 @@ class BatchNorm(Layer):
         With ``gamma`` and ``beta``, which are None otherwise.
     population : bool, default False
         ``running_var`` takes the biased variance, as in Keras and ONNX.
+    channel_axis : int, default 1
+        -1 for ``x`` with channels last.
+    relu : bool, default False
+        With the ReLU behind it in the same pass, in place of an `nn.ReLU`.
     dtype : float32 (default) or float64
 
     >>> import numpy as np
@@ -54,12 +58,16 @@ class BatchNorm(Layer):
         dtype: DTypeLike = np.float32,
         affine: bool = True,
         population: bool = False,
+        channel_axis: int = 1,
+        relu: bool = False,
     ) -> None:
         check_integer("channels", channels, 1)
         self.sizes = (channels, channels)
         self.eps = eps
         self.momentum = momentum
         self.population = population
+        self.channel_axis = channel_axis
+        self.relu = relu
         self.gamma: Array | None = np.ones(channels, dtype) if affine else None
         self.beta: Array | None = np.zeros(channels, dtype) if affine else None
         self.dgamma: Array = np.zeros(channels, dtype)
@@ -81,6 +89,8 @@ class BatchNorm(Layer):
             training,
             self.momentum,
             self.eps,
+            self.channel_axis,
+            self.relu,
             out=self._y.get(x.shape, x.dtype),
             batches=int(self.num_batches_tracked),
             population=self.population,
