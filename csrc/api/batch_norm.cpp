@@ -26,11 +26,13 @@ struct Forward {
   }
   void start() {}
   void reduce(Stage<T>& stage, const Block& block, double* block_mean, double* block_m2) const {
-    const auto kernel = shape.by_run() ? kernels().moments_run : kernels().moments_columns;
     Argument<T> arguments[] = {{x, Use::read}};
-    with_block(stage, block, Lines::strided, arguments, [&](const Block& b, std::int64_t stride) {
-      kernel(arguments[0].at, b.rows, b.n, stride, block_mean, block_m2);
-    });
+    reduce_block(
+        *this, stage, block, arguments, block_mean, block_m2,
+        [&](std::int64_t at, std::int64_t rows, std::int64_t n, std::int64_t stride, double* to_mean, double* to_m2) {
+          const auto kernel = shape.by_run() ? kernels().moments_run : kernels().moments_columns;
+          kernel(arguments[0].at + at, rows, n, stride, to_mean, to_m2);
+        });
   }
   void combine(std::int64_t seen, double* to_mean, double* to_m2, std::int64_t n, const double* from_mean,
                const double* from_m2, std::int64_t columns) const {
@@ -64,7 +66,7 @@ struct Forward {
                                   .shift = channels.numbers.at(3) + c},
                                  n);
   }
-  void finished() { channels.numbers.repeat(0, 4, shape.inner); }
+  void finished() { channels.numbers.repeat(shape, 0, 4); }
   void apply(Stage<T>& stage, const Block& block) {
     Argument<T> arguments[] = {{x, Use::read}, {residual, Use::read}, {y, Use::write}};
     const Argument<T>(&a)[3] = arguments;
@@ -74,8 +76,11 @@ struct Forward {
         kernels().normalize_run(a[0].at, a[1].at, a[2].at, relu, channels.scale(b.numbers), b.rows, b.n, stride);
       });
     else
-      with_block(stage, block, Lines::packed, arguments, [&](const Block& b, std::int64_t) {
-        kernels().normalize_columns(a[0].at, a[1].at, a[2].at, relu, channels.scale(b.numbers), b.rows, b.n);
+      with_block(stage, block, Lines::elementwise, arguments, [&](const Block& b, std::int64_t) {
+        with_folded(shape.fold(), b, [&](std::int64_t at, std::int64_t rows, std::int64_t n) {
+          kernels().normalize_columns(a[0].at + at, offset(a[1].at, at), a[2].at + at, relu, channels.scale(b.numbers),
+                                      rows, n);
+        });
       });
   }
 };

@@ -40,4 +40,25 @@ struct Normalization {
   ChannelSlope<T> slope(std::int64_t i) { return {numbers.at(4) + i, numbers.at(5) + i}; }
 };
 
+// Two sums of a block through kernel(first element, rows, columns, stride, first, second); rows that were folded into
+// one meet again, in order.
+template <typename Work, typename T, std::size_t count, typename Kernel>
+void reduce_block(const Work& work, Stage<T>& stage, const Block& block, Argument<T> (&arguments)[count], double* first,
+                  double* second, Kernel&& kernel) {
+  const std::int64_t fold = work.shape.fold();
+  const Lines lines = fold > 1 ? Lines::packed : Lines::strided;
+  with_block(stage, block, lines, arguments, [&](const Block& b, std::int64_t stride) {
+    if (fold == 1) return kernel(std::int64_t{0}, b.rows, b.n, stride, first, second);
+    std::fill_n(first, b.n, 0.0);
+    std::fill_n(second, b.n, 0.0);
+    std::int64_t seen = 0;
+    with_folded(fold, b, [&](std::int64_t at, std::int64_t rows, std::int64_t columns) {
+      double f[kFolded], s[kFolded];
+      kernel(at, rows, columns, columns, f, s);
+      for (std::int64_t c = 0; c < columns; c += b.n, seen += rows)
+        work.combine(seen, first, second, rows, f + c, s + c, b.n);
+    });
+  });
+}
+
 }  // namespace onepass::api

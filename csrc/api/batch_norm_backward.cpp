@@ -33,15 +33,17 @@ struct Backward {
                               channels.numbers.at(1) + c, channels.numbers.at(2) + c, channels.numbers.at(3) + c,
                               std::min(end * kTile, shape.channels) - c);
     });
-    if (!shape.by_run()) channels.numbers.repeat(0, 4, shape.inner);
+    if (!shape.by_run()) channels.numbers.repeat(shape, 0, 4);
   }
   void reduce(Stage<T>& stage, const Block& block, double* first, double* second) {
-    const auto kernel = shape.by_run() ? kernels().gradient_run : kernels().gradient_columns;
     Argument<T> arguments[] = {{dy, Use::read}, {x, Use::read}, {y, Use::read}};
-    with_block(stage, block, Lines::strided, arguments, [&](const Block& b, std::int64_t stride) {
-      kernel(arguments[0].at, arguments[1].at, seen(arguments[2], arguments[1]), mask, channels.scale(b.numbers),
-             b.rows, b.n, stride, first, second);
-    });
+    const Argument<T>(&a)[3] = arguments;
+    reduce_block(*this, stage, block, arguments, first, second,
+                 [&](std::int64_t at, std::int64_t rows, std::int64_t n, std::int64_t stride, double* f, double* s) {
+                   const auto kernel = shape.by_run() ? kernels().gradient_run : kernels().gradient_columns;
+                   kernel(a[0].at + at, a[1].at + at, seen(a[2], a[1]) + at, mask, channels.scale(block.numbers), rows,
+                          n, stride, f, s);
+                 });
   }
   void combine(std::int64_t, double* first, double* second, std::int64_t, const double* f, const double* s,
                std::int64_t n) const {
@@ -67,7 +69,7 @@ struct Backward {
                                    .slope = channels.numbers.at(5) + c},
                                   n);
   }
-  void finished() { channels.numbers.repeat(4, 6, shape.inner); }
+  void finished() { channels.numbers.repeat(shape, 4, 6); }
   void apply(Stage<T>& stage, const Block& block) {
     Argument<T> arguments[] = {
         {dy, Use::read}, {x, Use::read}, {y, Use::read}, {dx, Use::write}, {dresidual, Use::write}};
@@ -78,9 +80,11 @@ struct Backward {
                          a[3].at, a[4].at, b.rows, b.n, stride);
       });
     else
-      with_block(stage, block, Lines::packed, arguments, [&](const Block& b, std::int64_t) {
-        kernels().dx_columns(a[0].at, a[1].at, seen(a[2], a[1]), mask, channels.scale(b.numbers),
-                             channels.slope(b.numbers), a[3].at, a[4].at, b.rows, b.n);
+      with_block(stage, block, Lines::elementwise, arguments, [&](const Block& b, std::int64_t) {
+        with_folded(shape.fold(), b, [&](std::int64_t at, std::int64_t rows, std::int64_t n) {
+          kernels().dx_columns(a[0].at + at, a[1].at + at, seen(a[2], a[1]) + at, mask, channels.scale(b.numbers),
+                               channels.slope(b.numbers), a[3].at + at, offset(a[4].at, at), rows, n);
+        });
       });
   }
 

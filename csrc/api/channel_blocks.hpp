@@ -20,6 +20,8 @@ namespace onepass::api {
 constexpr std::int64_t kShortRun = 16;     // inner lengths below it are handled as columns
 constexpr std::int64_t kRunBlock = 2048;   // elements of a block of runs: first-level cache, with its partner
 constexpr std::int64_t kTileBlock = 8192;  // elements of a block of rows of a tile
+constexpr std::int64_t kNarrow = 64;       // columns below which several rows are handled as one
+constexpr std::int64_t kFolded = 128;      // columns of such a row, at most
 
 struct Shape {
   std::int64_t outer = 1, channels = 1, inner = 1;
@@ -30,6 +32,8 @@ struct Shape {
   std::int64_t count() const { return outer * inner; }  // values of a channel
   std::int64_t elements() const { return outer * channels * inner; }
   bool by_run() const { return inner >= kShortRun; }
+  std::int64_t width() const { return channels * inner; }                                       // of a row
+  std::int64_t fold() const { return !by_run() && width() < kNarrow ? kFolded / width() : 1; }  // rows handled as one
 
   Shape() = default;
   Shape(const onepass_array& x, int axis) : channels(x.shape[axis]), channel_axis(axis) {
@@ -192,9 +196,9 @@ struct Argument {
   T* at = nullptr;  // where the kernel finds it; null: absent
 };
 
-// How the rows of a kernel's arrays may lie: any distance apart, one for all; or without gaps, and then rows may also
-// be handed over one by one, since the kernel is elementwise.
-enum class Lines { strided, packed };
+// How the rows of a kernel's arrays may lie: any distance apart, one for all; or without gaps; or handed over one by
+// one, too, to a kernel that is elementwise.
+enum class Lines { strided, packed, elementwise };
 
 // kernel(block, stride of all arrays) once or for each row, with every argument's `at` set.
 template <typename T, std::size_t count, typename Kernel>
@@ -202,7 +206,7 @@ void with_block(Stage<T>& stage, const Block& block, Lines lines, Argument<T> (&
   bool dense = true, together = true;
   // the first argument is always there
   const std::int64_t packed = block.n * static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t step = lines == Lines::packed ? packed : arguments[0].operand.row_step();
+  const std::int64_t step = lines == Lines::strided ? arguments[0].operand.row_step() : packed;
   for (const Argument<T>& a : arguments) {
     if (!a.operand.present()) continue;
     dense = dense && a.operand.in_place();
@@ -211,7 +215,7 @@ void with_block(Stage<T>& stage, const Block& block, Lines lines, Argument<T> (&
   if (dense && (together || block.rows == 1)) {
     for (Argument<T>& a : arguments) a.at = a.operand.present() ? a.operand.place(block) : nullptr;
     kernel(block, step / static_cast<std::int64_t>(sizeof(T)));
-  } else if (dense && lines == Lines::packed && block.n >= kShortRun) {
+  } else if (dense && lines == Lines::elementwise && block.n >= kShortRun) {
     for (std::int64_t r = 0; r < block.rows; ++r)
       with_block(stage, {block.channel, block.row + r, 1, block.start, block.n, block.numbers}, lines, arguments,
                  kernel);
@@ -225,6 +229,15 @@ void with_block(Stage<T>& stage, const Block& block, Lines lines, Argument<T> (&
     for (const Argument<T>& a : arguments)
       if (a.at && a.use == Use::write) a.operand.store(block, a.at);
   }
+}
+
+// kernel(first element, rows, columns) for a block without gaps, `fold` rows as one; the last of the block may be
+// fewer.
+template <typename Kernel>
+void with_folded(std::int64_t fold, const Block& block, Kernel&& kernel) {
+  const std::int64_t whole = block.rows / fold, rest = block.rows % fold, columns = fold * block.n;
+  if (whole > 0) kernel(0, whole, columns);
+  if (rest > 0) kernel(whole * columns, 1, rest * block.n);
 }
 
 }  // namespace onepass::api

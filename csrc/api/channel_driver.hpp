@@ -18,14 +18,14 @@ template <typename T>
 struct Channels {
   std::vector<T> numbers;
   std::int64_t width;  // room for one a column
-  Channels(const Shape& shape, int kinds) : width(shape.by_run() ? shape.channels : shape.channels * shape.inner) {
+  Channels(const Shape& shape, int kinds) : width(shape.by_run() ? shape.channels : shape.fold() * shape.width()) {
     numbers.resize(static_cast<std::size_t>(width * kinds));
   }
   T* at(int kind) { return numbers.data() + kind * width; }
-  // From one number a channel to one a column, `times` columns each.
-  void repeat(int first, int last, std::int64_t times) {
-    for (int kind = first; times > 1 && kind < last; ++kind)
-      for (std::int64_t i = width - 1; i >= 0; --i) at(kind)[i] = at(kind)[i / times];
+  // From one number a channel to one a column.
+  void repeat(const Shape& shape, int first, int last) {
+    for (int kind = first; width > shape.channels && kind < last; ++kind)
+      for (std::int64_t i = width - 1; i >= 0; --i) at(kind)[i] = at(kind)[i % shape.width() / shape.inner];
   }
 };
 
@@ -49,10 +49,11 @@ struct RunBlocks {
 struct ColumnTiles {
   std::int64_t rows, width, tiles, block_rows, group_rows, groups;
 
-  explicit ColumnTiles(const Shape& s) : rows(s.outer), width(s.channels * s.inner) {
-    const std::int64_t tile = std::min(width, kTile);
+  explicit ColumnTiles(const Shape& s) : rows(s.outer), width(s.width()) {
+    const std::int64_t tile = std::min(width, kTile), fold = s.fold();
     tiles = (width + kTile - 1) / kTile;
-    block_rows = std::clamp<std::int64_t>(kTileBlock / tile / 4 * 4, 4, 256);
+    block_rows =
+        fold > 1 ? kTileBlock / (fold * width) * fold : std::clamp<std::int64_t>(kTileBlock / tile / 4 * 4, 4, 256);
     const std::int64_t blocks = std::max<std::int64_t>(1, kGroupElements / (block_rows * tile));
     group_rows = block_rows * blocks;
     groups = (rows + group_rows - 1) / group_rows;
@@ -63,7 +64,7 @@ struct ColumnTiles {
 struct ColumnPieces {
   std::int64_t rows, width, rows_a_piece, columns, pieces_a_row, count;
 
-  explicit ColumnPieces(const Shape& s) : rows(s.outer), width(s.channels * s.inner) {
+  explicit ColumnPieces(const Shape& s) : rows(s.outer), width(s.width()) {
     columns = std::min(width, kRunBlock);
     pieces_a_row = (width + columns - 1) / columns;
     rows_a_piece = pieces_a_row > 1 ? 1 : std::max<std::int64_t>(1, kPiece / width);
