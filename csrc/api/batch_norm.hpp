@@ -1,4 +1,4 @@
-// What the functions of batch normalization share: checks, and the numbers of each channel.
+// What the functions of batch normalization share: checks, the numbers of each channel, the two sums of a block.
 #pragma once
 
 #include "api/channel_driver.hpp"
