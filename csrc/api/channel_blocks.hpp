@@ -17,7 +17,7 @@
 
 namespace onepass::api {
 
-constexpr std::int64_t kShortRun = 16;     // inner lengths below it are handled as columns
+constexpr std::int64_t kShortInner = 16;   // inner lengths below it are handled as columns
 constexpr std::int64_t kRunBlock = 2048;   // elements of a block of runs: first-level cache, with its partner
 constexpr std::int64_t kTileBlock = 8192;  // elements of a block of rows of a tile
 constexpr std::int64_t kNarrow = 64;       // columns below which several rows are handled as one
@@ -31,7 +31,7 @@ struct Shape {
 
   std::int64_t count() const { return outer * inner; }  // values of a channel
   std::int64_t elements() const { return outer * channels * inner; }
-  bool by_run() const { return inner >= kShortRun; }
+  bool by_run() const { return inner >= kShortInner; }
   std::int64_t width() const { return channels * inner; }                                       // of a row
   std::int64_t fold() const { return !by_run() && width() < kNarrow ? kFolded / width() : 1; }  // rows handled as one
 
@@ -215,7 +215,7 @@ void with_block(Stage<T>& stage, const Block& block, Lines lines, Argument<T> (&
   if (dense && (together || block.rows == 1)) {
     for (Argument<T>& a : arguments) a.at = a.operand.present() ? a.operand.place(block) : nullptr;
     kernel(block, step / static_cast<std::int64_t>(sizeof(T)));
-  } else if (dense && lines == Lines::elementwise && block.n >= kShortRun) {
+  } else if (dense && lines == Lines::elementwise && block.n >= kShortInner) {
     for (std::int64_t r = 0; r < block.rows; ++r)
       with_block(stage, {block.channel, block.row + r, 1, block.start, block.n, block.numbers}, lines, arguments,
                  kernel);

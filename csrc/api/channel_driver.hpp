@@ -11,7 +11,7 @@ namespace onepass::api {
 
 constexpr std::int64_t kTile = 512;               // columns of a tile
 constexpr std::int64_t kGroupElements = 1 << 16;  // elements whose partial sums are merged before they meet others
-constexpr std::int64_t kPiece = 4096;             // elements of an elementwise task
+constexpr std::int64_t kElementwisePiece = 4096;  // elements of an elementwise task
 
 // Some numbers for each channel, in the form that kernels take.
 template <typename T>
@@ -67,7 +67,7 @@ struct ColumnPieces {
   explicit ColumnPieces(const Shape& s) : rows(s.outer), width(s.width()) {
     columns = std::min(width, kRunBlock);
     pieces_a_row = (width + columns - 1) / columns;
-    rows_a_piece = pieces_a_row > 1 ? 1 : std::max<std::int64_t>(1, kPiece / width);
+    rows_a_piece = pieces_a_row > 1 ? 1 : std::max<std::int64_t>(1, kElementwisePiece / width);
     count = (rows + rows_a_piece - 1) / rows_a_piece * pieces_a_row;
   }
   Block piece(std::int64_t i) const {

@@ -1,0 +1,50 @@
+#include "api/row_norm.hpp"
+
+namespace onepass::api {
+namespace {
+
+onepass_status check_last_axes(const onepass_array& x, int axes, Arguments& a) {
+  if (x.ndim < 1) return fail(ONEPASS_INVALID_SHAPE, "x: expected at least 1 axis, got %s", describe(x).c_str());
+  if (axes < 0 || axes > x.ndim)
+    return fail(ONEPASS_INVALID_VALUE, "axes: expected 1 to %d, the number of x's axes, got %d", x.ndim, axes);
+  a.first = a.parameter_axis = x.ndim - axes;
+  a.parameter_axes = axes;
+  for (int axis = 0; axis < x.ndim; ++axis) (axis < a.first ? a.shape.samples : a.shape.segments) *= x.shape[axis];
+  return ONEPASS_OK;
+}
+
+onepass_status check_groups(const onepass_array& x, std::int64_t groups, Arguments& a) {
+  if (x.ndim < 2)
+    return fail(ONEPASS_INVALID_SHAPE, "x: expected (N, C) or (N, C, d1, ...), got %s", describe(x).c_str());
+  const std::int64_t channels = x.shape[1];
+  if (groups < 1 || channels % groups != 0)
+    return fail(ONEPASS_INVALID_VALUE, "groups: expected a divisor of the %lld channels of x, got %lld",
+                static_cast<long long>(channels), static_cast<long long>(groups));
+  a.groups = groups;
+  a.shape = {x.shape[0], groups, channels / groups, elements(x) / (x.shape[0] * channels)};
+  if (a.shape.length() < 2)
+    return fail(ONEPASS_INVALID_SHAPE,
+                "x: expected more than one value to normalize by, got one: shape %s, %lld groups",
+                shape_text(x).c_str(), static_cast<long long>(groups));
+  return ONEPASS_OK;
+}
+
+}  // namespace
+
+onepass_status check_x(const onepass_array* x, const onepass_row_norm_options* options, Arguments& a) {
+  ONEPASS_TRY(check_any_float("x", x));
+  if (options == nullptr) return fail(ONEPASS_INVALID_VALUE, "options: is null");
+  ONEPASS_TRY(check_eps(options->eps));
+  if (elements(*x) == 0) return fail(ONEPASS_INVALID_SHAPE, "x: is empty, shape %s", shape_text(*x).c_str());
+  a.dtype = computed_dtype(x->dtype);
+  return options->axes != 0 ? check_last_axes(*x, options->axes, a) : check_groups(*x, options->groups, a);
+}
+
+onepass_status check_parameter(const char* name, const onepass_array* p, const onepass_array& x, const Arguments& a) {
+  if (!present(p)) return ONEPASS_OK;
+  ONEPASS_TRY(check_like(name, p, "gamma and beta beside x",
+                         {nullptr, x.shape + a.parameter_axis, nullptr, a.parameter_axes, a.dtype}));
+  return check_contiguous(name, *p);
+}
+
+}  // namespace onepass::api
