@@ -28,15 +28,4 @@ void register_softmax_cross_entropy(py::module_& m) {
         call([&] { return onepass_log_softmax(&from, axis, &to, threads); });
       },
       py::arg("x"), py::arg("axis"), py::arg("out"), py::arg("threads"));
-  m.def(
-      "mean_squared_error",
-      [](py::handle prediction, py::handle target, int reduction, py::handle loss, py::handle grad, int threads) {
-        const onepass_array p = readable("prediction", prediction), t = readable("target", target);
-        const onepass_array l = writable("loss", loss), g = writable("grad", grad);
-        double total = 0.0;
-        call([&] { return onepass_mean_squared_error(&p, &t, reduction, &l, &total, &g, threads); });
-        return total;
-      },
-      py::arg("prediction"), py::arg("target"), py::arg("reduction"), py::arg("loss"), py::arg("grad"),
-      py::arg("threads"));
 }

@@ -22,6 +22,13 @@ def check_float(name: str, a: object) -> None:
         raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}; convert it first")
 
 
+def check_any_float(name: str, a: object) -> None:
+    check_array(name, a)
+    assert isinstance(a, np.ndarray)
+    if a.dtype not in (np.float32, np.float64, np.float16) and a.dtype.name != "bfloat16":
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {a.dtype}; convert it first")
+
+
 def check_filled(name: str, a: Array) -> None:
     if a.size == 0:
         raise ValueError(f"{name}: is empty, shape {a.shape}")
