@@ -196,6 +196,51 @@ def cross_entropy_3d(arrays, n, threads):
     return [np.asarray(loss), grad]
 
 
+def cross_entropy_half(kind, **options):
+    """Logits of 16 bits, some of the columns padding, log-probabilities."""
+
+    def run(arrays, n, threads):
+        rows = 3 if n <= 67 else max(3, 40_000 // n)
+        bits = half(arrays.new(rows, n) * 4, kind)
+        log_p, grad = np.empty_like(bits), np.empty_like(bits)
+        classes = max(1, n - 3)
+        loss, _ = kernels.softmax_cross_entropy(
+            bits, arrays.labels((rows,), classes), grad=grad, n_classes=classes, log_probabilities=log_p,
+            dtype="bfloat16", threads=threads, **options,
+        )  # fmt: skip
+        return [np.asarray(loss), grad, log_p, kernels.softmax(bits, 0, dtype="bfloat16", threads=threads)]
+
+    return run
+
+
+def cross_entropy_shared(**options):
+    """One row, which all threads share where it is long."""
+
+    def run(arrays, n, threads):
+        x, log_p = arrays.new(1, n), arrays.empty(1, n)
+        x *= 4
+        labels = np.array([n // 2])
+        loss, grad = kernels.softmax_cross_entropy(
+            x, labels, arrays.positive(n), log_probabilities=log_p, threads=threads, **options
+        )
+        in_place, _ = kernels.softmax_cross_entropy(np.repeat(x, 2, 1)[:, ::2], labels, threads=threads, **options)
+        softmax = kernels.softmax(x, threads=threads)
+        return [np.asarray(loss), grad, log_p, np.asarray(in_place), softmax]
+
+    return run
+
+
+def linear_cross_entropy(arrays, n, threads):
+    rows, features, classes = (n, 5, 11) if n <= 67 else (150, 24, n)
+    x, weight, bias = arrays.new(rows, features), arrays.new(classes, features), arrays.new(classes)
+    outs = arrays.empty(*x.shape), arrays.empty(*weight.shape), arrays.empty(classes)
+    loss, *gradients = kernels.linear_cross_entropy(
+        x, weight, bias, arrays.labels((rows,), classes), arrays.positive(classes), -100, 0.1, 1e-3, "mean", *outs,
+        threads=threads,
+    )  # fmt: skip
+    return [np.asarray(loss), *gradients]
+
+
 def along_axis(name, axis):
     def run(arrays, n, threads):
         x = arrays.new(5, n) if n <= 67 else arrays.new(41, n)
@@ -226,6 +271,29 @@ def batch_norm(shape_of, training=True, relu=False, residual=False):
         dy = arrays.new(*shape)
         gradients = kernels.batch_norm_backward(dy, x, gamma, saved, out=arrays.empty(*shape), threads=threads)
         return [y, saved.mean, saved.invstd, mean, var, *gradients]
+
+    return run
+
+
+def row_norm(name, shape_of, groups=None, kind=None):
+    """Forward and backward; kind: data of this type through strided views, beside gamma and beta of float32."""
+
+    def run(arrays, n, threads):
+        shape = shape_of(n)
+        own = shape[-1:] if name in ("layer_norm", "rms_norm") else shape[1:2]
+        x, dy = arrays.new(*shape), arrays.new(*shape)
+        x += 3
+        parameters = [arrays.new(*own), arrays.new(*own)][: 1 if name == "rms_norm" else 2]
+        out, dx = arrays.empty(*shape), arrays.empty(*shape)
+        options = {"threads": threads}
+        if kind is not None:
+            x, dy, out, dx = (half(np.repeat(a, 2, axis=-1), kind)[..., ::2] for a in (x, dy, x, dy))
+            parameters = [p.astype(np.float32) for p in parameters]
+            options["dtype"] = "bfloat16" if kind == np.uint16 else None
+        more = (groups,) if groups else ()
+        y, saved = getattr(kernels, name)(x, *more, *parameters, out=out, **options)
+        gradients = getattr(kernels, f"{name}_backward")(dy, x, parameters[0], saved, dx, **options)
+        return [y, *(a for a in saved[:2] if a is not None), *gradients]
 
     return run
 
@@ -273,6 +341,11 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "cross_entropy smooth weight": (cross_entropy(smooth=0.1, weighted=True), (1_009,)),
     "cross_entropy probabilities": (cross_entropy(given=True, reduction="sum"), (1_009,)),
     "cross_entropy 3-D": (cross_entropy_3d, (4_099,)),
+    "cross_entropy bfloat16": (cross_entropy_half(np.uint16), (1_009,)),
+    "cross_entropy float16 smooth": (cross_entropy_half(np.float16, label_smoothing=0.1), (1_009,)),
+    "cross_entropy shared": (cross_entropy_shared(), (100_003,)),
+    "cross_entropy shared smooth": (cross_entropy_shared(label_smoothing=0.1, z_loss=1e-3), (100_003,)),
+    "linear_cross_entropy": (linear_cross_entropy, (401, 17_011)),
     "softmax": (along_axis("softmax", -1), (1_025, 4_999)),
     "softmax columns": (along_axis("softmax", 0), (4_999,)),
     "log_softmax": (along_axis("log_softmax", -1), (1_025, 4_999)),
@@ -284,13 +357,23 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "batch_norm residual": (batch_norm(lambda n: (3, 4, n), residual=True), (4_001,)),
     "batch_norm relu residual": (batch_norm(lambda n: (n + 1, 6), relu=True, residual=True), (8_009,)),
     "batch_norm inference": (batch_norm(lambda n: (3, 4, n), training=False, relu=True), (6_007,)),
+    "layer_norm": (row_norm("layer_norm", lambda n: (3, n) if n <= 67 else (97, n)), (4_099,)),
+    "layer_norm rows": (row_norm("layer_norm", lambda n: (n, 37)), (10_007,)),
+    "layer_norm few rows": (row_norm("layer_norm", lambda n: (3, n)), (90_001,)),
+    "layer_norm float16": (row_norm("layer_norm", lambda n: (5, n), kind=np.float16), (60_013,)),
+    "layer_norm bfloat16": (row_norm("layer_norm", lambda n: (n, 33), kind=np.uint16), (9_001,)),
+    "rms_norm": (row_norm("rms_norm", lambda n: (3, n) if n <= 67 else (97, n)), (4_099,)),
+    "rms_norm few rows": (row_norm("rms_norm", lambda n: (2, n)), (120_011,)),
+    "group_norm": (row_norm("group_norm", lambda n: (3, 4, n), groups=2), (20_011,)),
+    "group_norm short runs": (row_norm("group_norm", lambda n: (n, 6, 3), groups=2), (20_011,)),
+    "instance_norm": (row_norm("instance_norm", lambda n: (3, 5, n + 1)), (16_007,)),
     "global_norm": (global_norm, (100_003,)),
     "relu": (relu, (100_003,)),
     "mean_squared_error": (mean_squared_error("mean"), (100_003,)),
     "mean_squared_error none": (mean_squared_error("none"), (100_003,)),
     "linear": (linear, (977 + 401, 977 + 976)),
 }
-BLAS = {"linear"}  # the product's own treatment of NaN and subnormals is BLAS's
+BLAS = {"linear", "linear_cross_entropy"}  # the product's own treatment of NaN and subnormals is BLAS's
 
 
 def main(part):

@@ -59,6 +59,7 @@ def test_grid_holds_every_kernel_type_and_size(reports):
     cases = [key.split(" | ") for key in reports[LEVELS[0]]["hashes"]]
     names = {name.split(" ")[0] for name, *_ in cases}
     functions = {"cross_entropy", "softmax", "log_softmax", "batch_norm", "global_norm", "relu", "linear"}
+    functions |= {"linear_cross_entropy", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
     assert names == functions | {"mean_squared_error"} | kernels.UPDATES.keys()
     for name in {name for name, *_ in cases}:
         for dtype in ("float32", "float64"):

@@ -78,6 +78,17 @@ def entropy(*, targets=(0, 1, 2), **kwargs):
     return call("softmax_cross_entropy", **{"logits": f32(3, 4), "targets": targets, **kwargs})
 
 
+def fused(**kwargs):
+    """A correct call of linear_cross_entropy with something replaced."""
+    arguments = {"x": f32(3, 2), "weight": f32(4, 2), "bias": None, "targets": np.array([0, 1, 2])}
+    return call("linear_cross_entropy", **{**arguments, **kwargs})
+
+
+def log_probabilities_in_place():
+    logits = f32(3, 4)
+    return entropy(logits=logits, log_probabilities=logits)
+
+
 def adam(**kwargs):
     """A correct call of adam with something replaced."""
     arguments = {name: f32(5) for name in ("param", "grad", "exp_avg", "exp_avg_sq")}
@@ -117,6 +128,16 @@ TYPE = [  # name: call, argument that the message begins with, word of the remed
     ("weight of another type", lambda: entropy(weight=f64(4)), "weight", "convert"),
     ("grad of another type than logits", lambda: entropy(grad=f64(3, 4)), "grad", "convert"),
     ("grad is True", lambda: entropy(grad=True), "grad", "False"),
+    ("weight of fewer bits", lambda: entropy(weight=f32(4).astype(np.float16)), "weight", "convert"),
+    (
+        "grad of float32 beside logits of 16 bits",
+        lambda: entropy(logits=f32(3, 4).astype(np.float16), grad=f32(3, 4)),
+        "grad",
+        "convert",
+    ),
+    ("linear_cross_entropy of another weight", lambda: fused(weight=f64(4, 2)), "x", "convert"),
+    ("linear_cross_entropy of 16 bits", lambda: fused(x=f32(3, 2).astype(np.float16)), "x", "convert"),
+    ("linear_cross_entropy dx is True", lambda: fused(dx=True), "dx", "False"),
     ("softmax of integers", lambda: call("softmax", np.ones((2, 3), int)), "x", "convert"),
     ("softmax of a list", lambda: call("softmax", [1.0, 2.0]), "x", "asarray"),
     ("softmax out of another type", lambda: call("softmax", f32(2, 3), out=f64(2, 3)), "out", "convert"),
@@ -159,6 +180,11 @@ VALUE = [
     ("probabilities of another shape", lambda: entropy(targets=f32(4, 3)), "targets", "(3, 4)"),
     ("weight of another length", lambda: entropy(weight=f32(3)), "weight", "(4,)"),
     ("grad of another shape than logits", lambda: entropy(grad=f32(4, 3)), "grad", "(3, 4)"),
+    ("weight of the columns", lambda: entropy(weight=f32(4), n_classes=3), "weight", "(3,)"),
+    ("log_probabilities are the logits", lambda: log_probabilities_in_place(), "log_probabilities", "copy"),
+    ("linear_cross_entropy targets of another length", lambda: fused(targets=np.zeros(2, int)), "targets", "(3,)"),
+    ("linear_cross_entropy inner sizes differ", lambda: fused(x=f32(3, 3)), "x", "2"),
+    ("linear_cross_entropy of nothing", lambda: fused(x=f32(0, 2), targets=np.zeros(0, int)), "x", "empty"),
     ("softmax axis", lambda: call("softmax", f32(2, 3), 2), "axis", "out of range"),
     ("softmax of a number", lambda: call("softmax", f32()), "axis", "out of range"),
     ("softmax out of another shape", lambda: call("softmax", f32(2, 3), out=f32(3, 2)), "out", "(2, 3)"),
@@ -386,7 +412,11 @@ OBVIOUS = [  # the oracle refuses these with the same type of error; it may acce
     "probabilities of another shape", "grad of another shape than logits", "batch_norm of one axis",
     "gamma of another length", "empty logits", "batch_norm of nothing", "grad of logits read-only", "label too large",
     "label negative", "label in a picture", "reduction unknown", "reduction a number", "one value a channel",
-    "inference without statistics", "linear inner sizes differ", "fewer gradients than parameters",
+    "weight of fewer bits", "grad of float32 beside logits of 16 bits", "weight of the columns",
+    "log_probabilities are the logits", "linear_cross_entropy of another weight", "linear_cross_entropy of 16 bits",
+    "linear_cross_entropy inner sizes differ", "linear_cross_entropy of nothing",
+    "linear_cross_entropy targets of another length", "inference without statistics", "linear inner sizes differ",
+    "fewer gradients than parameters",
 ]  # fmt: skip
 
 
@@ -404,8 +434,8 @@ def test_the_oracle_refuses_obvious_misuse_too(case):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: adam(), lambda: batch(), lambda: backward(), lambda: entropy()],
-    ids=["adam", "batch", "backward", "ce"],
+    [lambda: adam(), lambda: batch(), lambda: backward(), lambda: entropy(), lambda: fused()],
+    ids=["adam", "batch", "backward", "ce", "fused"],
 )
 def test_the_calls_above_are_right_before_something_is_replaced(make):
     name, args, kwargs = make()
@@ -440,8 +470,14 @@ def test_interleaved_views_that_share_no_element_are_accepted():
 
 
 SHAPES = {  # kernel: its array arguments; the first is what the others' shapes and types are held against
-    "softmax_cross_entropy": {"logits": (3, 4), "targets": int, "weight": (4,), "grad": (3, 4)},
+    "softmax_cross_entropy": {
+        "logits": (3, 4), "targets": int, "weight": (4,), "grad": (3, 4), "log_probabilities": (3, 4),
+    },
     "softmax_cross_entropy ": {"logits": (3, 4), "targets": (3, 4), "weight": (4,), "grad": (3, 4)},  # probabilities
+    "linear_cross_entropy": {
+        "x": (3, 2), "weight": (4, 2), "bias": (4,), "targets": int, "class_weight": (4,), "dx": (3, 2),
+        "dweight": (4, 2), "dbias": (4,),
+    },
     "softmax": {"x": (3, 4), "out": (3, 4)},
     "log_softmax": {"x": (3, 4), "out": (3, 4)},
     "batch_norm": {
@@ -459,6 +495,7 @@ SHAPES = {  # kernel: its array arguments; the first is what the others' shapes 
     **{name: dict.fromkeys(["param", "grad", *rule.states], (2, 3)) for name, rule in kernels.UPDATES.items()},
 }  # fmt: skip
 OUTPUTS = {"out", "running_mean", "running_var", "dgamma", "dbeta", "dresidual", "dx", "dweight", "dbias", "param"}
+OUTPUTS |= {"log_probabilities"}
 STATES = {state for rule in kernels.UPDATES.values() for state in rule.states}
 DENSE = ("batch_norm", "linear", "relu", "mean_squared_error")
 
@@ -528,11 +565,11 @@ def faults_of(kernel, name):
         own -= {"integer", "between elements"}
     if not is_written(kernel, name):
         own -= {"read-only", "its elements share memory"}
-    if not (kernel.startswith(DENSE) or name == "weight"):
+    if not (kernel.startswith(DENSE) or name == "weight") or name == "targets":
         own -= {"with gaps", "backwards"}
     elif kernel.startswith(DENSE):
         own -= {"its elements share memory"}  # refused as not contiguous
-    if kernel.startswith("softmax_") and name == "targets":
+    if name == "targets":
         own -= {"integer"}
     if kernel in ("softmax", "log_softmax", "relu", "relu_backward", "mean_squared_error"):
         own -= {"one axis more"} if name == next(iter(SHAPES[kernel])) else set()
@@ -625,6 +662,14 @@ SCALARS = [  # kernel, argument, wrong type, wrong values
     ("softmax_cross_entropy", "z_loss", ["x", None], [-0.1, np.inf, np.nan]),
     ("softmax_cross_entropy", "ignore_index", ["x", None, 1.5], []),
     ("softmax_cross_entropy", "reduction", [], ["average", "", None, 1, ["mean"]]),
+    ("softmax_cross_entropy", "n_classes", ["x", 1.5], [0, -1, 5]),
+    ("softmax_cross_entropy", "dtype", [], ["float16", 1]),
+    ("softmax", "dtype", [], ["float16", 1]),
+    ("linear_cross_entropy", "label_smoothing", ["x", None], [-0.1, 1.1, np.nan]),
+    ("linear_cross_entropy", "z_loss", ["x", None], [-0.1, np.inf, np.nan]),
+    ("linear_cross_entropy", "ignore_index", ["x", None, 1.5], []),
+    ("linear_cross_entropy", "reduction", [], ["average", None]),
+    ("linear_cross_entropy", "n_classes", ["x", 1.5], [0, -1, 5]),
     ("mean_squared_error", "reduction", [], ["average", "", None, 1, ["mean"]]),
     *[(kernel, "threads", ["x", 1.5], [-1, 2**20]) for kernel in SHAPES],
 ]  # fmt: skip
@@ -781,6 +826,8 @@ def test_without_max_norm_a_nan_goes_where_it_belongs_only():
         (lambda: optim.SGD([f32(3)], lr=-1.0), "lr"),
         (lambda: optim.SGD([f32(3)], nesterov=True), "nesterov"),
         (lambda: optim.Adam([f32(3)], betas=(0.9, 1.0)), "betas"),
+        (lambda: optim.Adam([f32(3)], betas=0.9), "betas: expected two numbers"),
+        (lambda: optim.Adam([f32(3)], betas="ab"), "betas: expected two numbers"),
         (lambda: optim.Adam([f32(3)], eps=-1.0), "eps"),
         (lambda: optim.Adam([f32(3)], max_norm=0.0), "max_norm"),
         (lambda: optim.Adagrad([f32(3)], initial_accumulator_value=-1.0), "initial_accumulator_value"),
@@ -830,6 +877,7 @@ def test_optimizer_refuses_a_grad_scale_that_cannot_be_divided_by(scale, max_nor
         (lambda p: optim.SGD(p), "lr", np.nan),
         (lambda p: optim.SGD(p), "lr", "x"),
         (lambda p: optim.Adam(p), "betas", (0.9, 1.0)),
+        (lambda p: optim.Adam(p), "betas", 0.9),
         (lambda p: optim.SGD(p), "learning_rate", 0.1),
     ],
 )
@@ -842,6 +890,15 @@ def test_an_option_that_cannot_be_assigned_later_is_never_silently_ignored(make,
     with pytest.raises((TypeError, ValueError), match=option):
         optimizer.step([f32(4)])
     assert (params[0] == before).all()
+
+
+def test_an_option_of_an_average_is_named_as_the_user_knows_it():
+    param = f32(4)
+    ema = optim.EMA(optim.SGD([param]))
+    ema.decay = 2.0
+    with pytest.raises(ValueError, match="decay"):
+        ema.step([f32(4)])
+    assert (param == f32(4)).all()
 
 
 # ---- a good guest

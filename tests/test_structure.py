@@ -156,6 +156,9 @@ def test_import_is_silent_and_needs_numpy_alone(name):
 KERNELS = [
     "softmax_cross_entropy", "softmax", "log_softmax", "batch_norm", "batch_norm_backward", "global_norm",
     "linear", "linear_backward", "relu", "relu_backward", "mean_squared_error",
+    "linear_cross_entropy",
+    "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
+    "group_norm", "group_norm_backward", "instance_norm", "instance_norm_backward",
 ]  # fmt: skip
 
 
@@ -190,6 +193,7 @@ def test_design_signatures():
 
     assert parameters(kernels.softmax_cross_entropy) == [
         "logits", "targets", "weight", "ignore_index", "label_smoothing", "z_loss", "reduction", "grad",
+        "n_classes", "log_probabilities", "dtype",
     ]  # fmt: skip
     assert parameters(kernels.batch_norm) == [
         "x", "gamma", "beta", "running_mean", "running_var", "training", "momentum", "eps", "channel_axis", "relu",

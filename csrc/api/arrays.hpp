@@ -18,6 +18,7 @@ inline bool is_float(std::int32_t dtype) { return dtype == ONEPASS_FLOAT32 || dt
 inline bool is_any_float(std::int32_t dtype) {
   return is_float(dtype) || dtype == ONEPASS_FLOAT16 || dtype == ONEPASS_BFLOAT16;
 }
+inline bool is_narrow(std::int32_t dtype) { return dtype == ONEPASS_FLOAT16 || dtype == ONEPASS_BFLOAT16; }
 std::int64_t itemsize(std::int32_t dtype);  // 0: unknown
 const char* type_name(std::int32_t dtype);
 std::int64_t elements(const onepass_array& a);
@@ -72,6 +73,15 @@ onepass_status guarded(F&& body) noexcept {
 template <typename F>
 onepass_status with_float(std::int32_t dtype, F&& body) {
   return dtype == ONEPASS_FLOAT32 ? body(float{}) : body(double{});
+}
+
+inline std::int32_t computed_type(std::int32_t dtype) {
+  return dtype == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
+}
+// Calls body with a number of the type that a dtype is computed in.
+template <typename F>
+onepass_status with_computed(std::int32_t dtype, F&& body) {
+  return dtype == ONEPASS_FLOAT64 ? body(double{}) : body(float{});
 }
 
 enum class Order { memory, c };

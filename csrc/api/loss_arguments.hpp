@@ -39,13 +39,27 @@ struct NamedArray {
   const onepass_array* array;  // may be absent
 };
 
+// A loss of each element of `model`, in the type that is computed in.
+inline onepass_status check_each_loss(const onepass_array* loss, const char* model_name, onepass_array model) {
+  model.dtype = computed_type(model.dtype);
+  ONEPASS_TRY(check_like("loss", loss, model_name, model));
+  return check_distinct("loss", *loss);
+}
+
+// Like the model, or float32 beside one of 16 bits.
+inline onepass_status check_like_or_wide(const char* name, const onepass_array* a, const char* model_name,
+                                         onepass_array model) {
+  ONEPASS_TRY(check_array(name, a));
+  if (is_narrow(model.dtype) && a->dtype == ONEPASS_FLOAT32) model.dtype = ONEPASS_FLOAT32;
+  return check_like(name, a, model_name, model);
+}
+
 // loss and grad of elements: like the first argument; grad may be it, and everything else is apart.
 inline onepass_status check_element_outputs(const LossOutputs& out, const NamedArray& first,
                                             std::initializer_list<NamedArray> others) {
   ONEPASS_TRY(check_reduction(out));
   if (out.each()) {
-    ONEPASS_TRY(check_like("loss", out.loss, first.name, *first.array));
-    ONEPASS_TRY(check_distinct("loss", *out.loss));
+    ONEPASS_TRY(check_each_loss(out.loss, first.name, *first.array));
     ONEPASS_TRY(check_apart("loss", out.loss, first.name, first.array));
     ONEPASS_TRY(check_apart("loss", out.loss, "grad", out.grad));
     for (const NamedArray& other : others) ONEPASS_TRY(check_apart("loss", out.loss, other.name, other.array));

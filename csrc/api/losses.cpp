@@ -29,7 +29,7 @@ void reduce(const Runs<T, true>& runs, std::int64_t n, std::int64_t work, const 
 
 onepass_status check_pair(const onepass_array* prediction, const onepass_array* target, const LossOutputs& out) {
   ONEPASS_TRY(check_any_float("prediction", prediction));
-  ONEPASS_TRY(check_like("target", target, "prediction", *prediction));
+  ONEPASS_TRY(check_like_or_wide("target", target, "prediction", *prediction));
   ONEPASS_TRY(check_filled("prediction", *prediction));
   return check_element_outputs(out, {"prediction", prediction}, {{"target", target}});
 }
@@ -72,7 +72,7 @@ onepass_status check_binary(const onepass_array& targets, std::int32_t threads) 
 
 onepass_status check_binary_targets(const onepass_array* targets, const onepass_array& logits) {
   ONEPASS_TRY(check_array("targets", targets));
-  if (is_any_float(targets->dtype)) return check_like("targets", targets, "logits", logits);
+  if (is_any_float(targets->dtype)) return check_like_or_wide("targets", targets, "logits", logits);
   if (targets->dtype < ONEPASS_INT8)
     return fail(ONEPASS_INVALID_DTYPE, "targets: expected integers or %s like logits, got %s; convert it first",
                 type_name(logits.dtype), type_name(targets->dtype));
@@ -149,8 +149,8 @@ onepass_status onepass_binary_cross_entropy(const onepass_array* logits, const o
     ONEPASS_TRY(check_any_float("logits", logits));
     ONEPASS_TRY(check_filled("logits", *logits));
     ONEPASS_TRY(check_binary_targets(targets, *logits));
-    if (present(weight)) ONEPASS_TRY(check_like("weight", weight, "logits", *logits));
-    if (present(pos_weight)) ONEPASS_TRY(check_like("pos_weight", pos_weight, "logits", *logits));
+    if (present(weight)) ONEPASS_TRY(check_like_or_wide("weight", weight, "logits", *logits));
+    if (present(pos_weight)) ONEPASS_TRY(check_like_or_wide("pos_weight", pos_weight, "logits", *logits));
     ONEPASS_TRY(check_element_outputs(out, {"logits", logits},
                                       {{"targets", targets}, {"weight", weight}, {"pos_weight", pos_weight}}));
     if (!is_any_float(targets->dtype)) ONEPASS_TRY(check_binary(*targets, threads));

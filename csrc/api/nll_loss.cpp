@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "api/cross_entropy_rows.hpp"
 #include "api/loss_arguments.hpp"
 #include "runtime/dispatch.hpp"
 
@@ -122,8 +123,8 @@ struct Likelihood {
       if (label[i] < 0) picked[i] = T(0);  // whatever stands there
     const double total = kernels.weighted_losses(picked, weights, losses, n);
     if (loss != nullptr) {
-      codec.encode(losses, raw, n, nullptr, 0);
-      scatter_items(raw, static_cast<char*>(loss->data) + at[3] + first * step(3), step(3), item, n);
+      scatter_items(reinterpret_cast<const char*>(losses), static_cast<char*>(loss->data) + at[3] + first * step(3),
+                    step(3), sizeof(T), n);
     }
     if (wanted) {
       for (std::int64_t i = 0; i < n; ++i) losses[i] = static_cast<T>(-static_cast<double>(weights[i]) * scale);
@@ -152,11 +153,10 @@ onepass_status check_arguments(const onepass_array* x, const onepass_array* targ
   rows.array.dtype = targets->dtype;
   ONEPASS_TRY(check_shape_like("targets", *targets, "log_probabilities without their classes", rows.array));
   rows.array.dtype = x->dtype;
-  if (present(weight)) ONEPASS_TRY(check_vector("weight", weight, x->shape[1], x->dtype));
+  ONEPASS_TRY(check_class_weight("weight", weight, x->shape[1], x->dtype));
   ONEPASS_TRY(check_reduction(out));
   if (out.each()) {
-    ONEPASS_TRY(check_like("loss", out.loss, "targets, of the type of log_probabilities", rows.array));
-    ONEPASS_TRY(check_distinct("loss", *out.loss));
+    ONEPASS_TRY(check_each_loss(out.loss, "targets, of the type of log_probabilities", rows.array));
     ONEPASS_TRY(check_apart("loss", out.loss, "log_probabilities", x));
     ONEPASS_TRY(check_apart("loss", out.loss, "targets", targets));
     ONEPASS_TRY(check_apart("loss", out.loss, "weight", weight));

@@ -1,8 +1,6 @@
 // Rows of arrays of any number of axes: all axes but one count the rows, the one is the row's own.
 #pragma once
 
-#include <vector>
-
 #include "api/arrays.hpp"
 
 namespace onepass::api {
@@ -16,17 +14,17 @@ class Rows {
         step_ = stride(a, i);
         continue;
       }
-      shape_.push_back(a.shape[i]);
-      strides_.push_back(stride(a, i));
+      shape_[axes_] = a.shape[i];
+      strides_[axes_++] = stride(a, i);
       count_ *= a.shape[i];
     }
   }
   std::int64_t count() const { return count_; }
   std::int64_t step() const { return step_; }  // bytes between neighbours within a row
   char* at(std::int64_t row) const {           // in C order
-    if (strides_.size() == 1) return base_ + row * strides_[0];
+    if (axes_ == 1) return base_ + row * strides_[0];
     char* p = base_;
-    for (std::size_t i = strides_.size(); i-- > 0;) {
+    for (int i = axes_; i-- > 0;) {
       p += row % shape_[i] * strides_[i];
       row /= shape_[i];
     }
@@ -36,7 +34,8 @@ class Rows {
  private:
   char* base_;
   std::int64_t count_ = 1, step_ = 0;
-  std::vector<std::int64_t> shape_, strides_;
+  int axes_ = 0;
+  std::int64_t shape_[ONEPASS_MAX_DIMENSIONS], strides_[ONEPASS_MAX_DIMENSIONS];
 };
 
 template <typename T>

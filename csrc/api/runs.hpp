@@ -20,16 +20,6 @@ struct Operand {
 // A transcendental function is taken to cost as much as moving so many times its bytes.
 constexpr std::int64_t kTranscendental = 4;
 
-inline std::int32_t computed_type(std::int32_t stored) {
-  return stored == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
-}
-
-// body(zero of the type that is computed in)
-template <typename F>
-onepass_status with_computed(std::int32_t stored, F&& body) {
-  return with_float(computed_type(stored), std::forward<F>(body));
-}
-
 // summed: runs are cut at multiples of kLossBlock elements whatever the strides, so that sums over them have the same
 // bits for every layout of one order.
 template <typename T, bool summed = false>

@@ -18,38 +18,77 @@ using onepass::Mask;
 
 constexpr std::int64_t kColumnTile = 512;  // columns whose accumulators live on the stack
 
-// The last, short group of every run goes into lanes of its own, which join the others at the end.
+// Sums of two quantities over runs of one channel, in sixteen lanes and two chains: an addition waits for the one
+// before.
+template <typename T>
+struct RunSums {
+  Lanes<T> first[2] = {Lanes<T>::all(T(0)), Lanes<T>::all(T(0))}, second[2] = {first[0], first[0]};
+  void add(int chain, const Lanes<T>& a, const Lanes<T>& b) {
+    first[chain] = first[chain] + a;
+    second[chain] = second[chain] + b;
+  }
+  double first_sum() const { return (first[0] + first[1]).sum(); }
+  double second_sum() const { return (second[0] + second[1]).sum(); }
+};
+
+// visit(chain, offset, lanes) for each group of a run of n: the last one ends where the run ends, and its first `lanes`
+// lanes have been seen. A run shorter than a group: rest(offset) for each element.
+template <typename Visit, typename Rest>
+inline void for_run_groups(std::int64_t start, std::int64_t n, Visit&& visit, Rest&& rest) {
+  if (n < kLanes) {
+    for (std::int64_t j = start; j < start + n; ++j) rest(j);
+    return;
+  }
+  std::int64_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+    visit(0, start + j, 0);
+    visit(1, start + j + kLanes, 0);
+  }
+  if (j + kLanes <= n) {
+    visit(0, start + j, 0);
+    j += kLanes;
+  }
+  if (j < n) visit(1, start + n - kLanes, static_cast<int>(kLanes - (n - j)));
+}
+
+template <typename T>
+RunSums<T> deviations(const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride, T near) {
+  const Lanes<T> shift = Lanes<T>::all(near);
+  RunSums<T> sums;
+  T rest[2] = {};
+  for (std::int64_t r = 0; r < rows; ++r)
+    for_run_groups(
+        r * stride, n,
+        [&](int chain, std::int64_t at, int seen) {
+          Lanes<T> d = Lanes<T>::load(x + at) - shift;
+          if (seen != 0) d = d.from(seen);
+          sums.add(chain, d, d * d);
+        },
+        [&](std::int64_t at) {
+          const T d = x[at] - near;
+          rest[0] += d;
+          rest[1] += d * d;
+        });
+  if (n < kLanes) sums.add(0, Lanes<T>::load(&rest[0], 1, T(0)), Lanes<T>::load(&rest[1], 1, T(0)));
+  return sums;
+}
+
+// About the mean of the first few elements; again about their own mean, if that was far from it.
 template <typename T>
 void moments_run(const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride, double* mean, double* m2) {
   const double count = static_cast<double>(rows * n);
-  const std::int64_t whole = n - n % kLanes;
-  Lanes<T> sum = Lanes<T>::all(T(0));
-  T rest[kLanes] = {};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* run = x + r * stride;
-    for (std::int64_t j = 0; j < whole; j += kLanes) sum = sum + Lanes<T>::load(run + j);
-    for (std::int64_t l = 0; l < n - whole; ++l) rest[l] += run[whole + l];
+  const std::int64_t few = n < kLanes ? n : kLanes;
+  T near = static_cast<T>(load_group(x, few).sum() / static_cast<double>(few));
+  RunSums<T> sums = deviations(x, rows, n, stride, near);
+  double offset = sums.first_sum(), squares = sums.second_sum();
+  if (!(offset * offset <= 0.5 * count * squares)) {
+    near = static_cast<T>(static_cast<double>(near) + offset / count);
+    sums = deviations(x, rows, n, stride, near);
+    offset = sums.first_sum();
+    squares = sums.second_sum();
   }
-  const T near = static_cast<T>((sum + Lanes<T>::load(rest)).sum() / count);
-  const Lanes<T> shift = Lanes<T>::all(near);
-  Lanes<T> first = Lanes<T>::all(T(0)), second = Lanes<T>::all(T(0));
-  T rest_first[kLanes] = {}, rest_second[kLanes] = {};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* run = x + r * stride;
-    for (std::int64_t j = 0; j < whole; j += kLanes) {
-      const Lanes<T> d = Lanes<T>::load(run + j) - shift;
-      first = first + d;
-      second = second + d * d;
-    }
-    for (std::int64_t l = 0; l < n - whole; ++l) {
-      const T d = run[whole + l] - near;
-      rest_first[l] += d;
-      rest_second[l] += d * d;
-    }
-  }
-  const double offset = (first + Lanes<T>::load(rest_first)).sum();
   *mean = static_cast<double>(near) + offset / count;
-  *m2 = (second + Lanes<T>::load(rest_second)).sum() - offset * offset / count;
+  *m2 = squares - offset * offset / count;
 }
 
 // (rows, columns), rows stride apart; rows are taken four at a time to spare the accumulators' traffic.

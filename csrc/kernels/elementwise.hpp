@@ -40,6 +40,16 @@ void column_sums(const T* x, T* sums, std::int64_t rows, std::int64_t columns, s
   }
 }
 
+// sums (columns) += x (rows, columns), row by row.
+template <typename T>
+void add_column_sums(const T* x, double* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* row = x + r * stride;
+    ONEPASS_INDEPENDENT
+    for (std::int64_t c = 0; c < columns; ++c) sums[c] += static_cast<double>(row[c]);
+  }
+}
+
 // In double: a float32 gradient of 1e20 still has a norm.
 template <typename T>
 double sum_of_squares(const T* x, std::int64_t n) {

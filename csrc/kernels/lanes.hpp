@@ -76,6 +76,14 @@ struct Lanes {
     for (int i = 0; i < kVectors; ++i) r.v[i] = lane + i * kNative == l ? Vector{} : v[i];
     return r;
   }
+  // The same lanes with the first n set to zero.
+  Lanes from(int n) const {
+    Integers lane;
+    for (int i = 0; i < kNative; ++i) lane[i] = i;
+    Lanes r;
+    for (int i = 0; i < kVectors; ++i) r.v[i] = lane + i * kNative >= n ? v[i] : Vector{};
+    return r;
+  }
   // Lanes combined by a fixed tree: l with l + 8, then with l + 4, l + 2, l + 1.
   double sum() const;
   T max() const;
@@ -119,6 +127,15 @@ inline Lanes<T> where_positive(const Lanes<T>& mask, const Lanes<T>& value) {
   Lanes<T> r;
   const typename Lanes<T>::Vector zero = {};
   for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = mask.v[i] > zero ? value.v[i] : zero;
+  return r;
+}
+
+// value where mask is not zero (or NaN), else zero.
+template <typename T>
+inline Lanes<T> where_nonzero(const Lanes<T>& mask, const Lanes<T>& value) {
+  Lanes<T> r;
+  const typename Lanes<T>::Vector zero = {};
+  for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = mask.v[i] != zero ? value.v[i] : zero;
   return r;
 }
 

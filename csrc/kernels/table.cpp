@@ -9,6 +9,7 @@
 #include "kernels/elementwise.hpp"
 #include "kernels/elementwise_losses.hpp"
 #include "kernels/formats.hpp"
+#include "kernels/row_norm.hpp"
 #include "kernels/rules.hpp"
 #include "kernels/softmax_cross_entropy.hpp"
 #include "kernels/stream.hpp"
@@ -44,8 +45,16 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .average = average<T>,
       .sum_of_squares = sum_of_squares<T>,
       .softmax_row = softmax_row<T>,
-      .log_softmax_row = log_softmax_row<T>,
       .cross_entropy_row = cross_entropy_row<T>,
+      .piece_maximum = piece_maximum<T>,
+      .softmax_peak = softmax_peak<T>,
+      .softmax_sum = softmax_sum<T>,
+      .softmax_write = softmax_write<T>,
+      .cross_entropy_peak = cross_entropy_peak<T>,
+      .cross_entropy_sums = cross_entropy_sums<T>,
+      .cross_entropy_result = cross_entropy_result<T>,
+      .cross_entropy_gradient = cross_entropy_gradient<T>,
+      .add_column_sums = add_column_sums<T>,
       .bias_relu = bias_relu<T>,
       .column_sums = column_sums<T>,
       .squared_error = squared_error<T>,
@@ -75,6 +84,12 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .normalize_columns = normalize_columns<T>,
       .dx_run = dx_run<T>,
       .dx_columns = dx_columns<T>,
+      .normalize_row = normalize_row<T>,
+      .normalize_row_run = normalize_row_run<T>,
+      .gradient_row = gradient_row<T>,
+      .dx_row = dx_row<T>,
+      .dx_row_run = dx_row_run<T>,
+      .empty_into = empty_into<T>,
   };
 }
 

@@ -43,6 +43,8 @@ struct RowsAhead {
   const void *read, *write;
 };
 
+inline constexpr std::int64_t kRowPiece = 8192;  // elements of a row whose sums are added up before the next ones begin
+
 template <typename T>
 struct CrossEntropyRow {
   std::int64_t classes;
@@ -54,6 +56,24 @@ struct CrossEntropyRow {
   double label_smoothing, z_loss;
   double scale;  // the gradient is multiplied by it
   RowsAhead ahead;
+};
+
+// What is known of a row once its largest element is, before anything is written.
+template <typename T>
+struct RowPeak {
+  T max, logit;          // the largest, and that of the special element: the label's, or one of the largest
+  std::int64_t special;  // where it is
+  double exp;            // exp(logit - max)
+};
+// Sums over a piece or a row.
+struct RowSums {
+  double others;          // exp(x - max) of all elements but the special one
+  double mass, distance;  // of the target t: t, and t (max - x)
+};
+template <typename T>
+struct RowResult {
+  double loss, slope;
+  T at_label;
 };
 
 // Per-channel numbers of batch normalization, ready for use: x - mean is (x - mean_high) - mean_low.
@@ -87,6 +107,17 @@ struct BackwardStatistics {
   const double *sum_dy, *sum_dyx, *invstd;
   T *dgamma, *dbeta;
   T *mean_dy, *slope;  // written, the members of ChannelSlope
+};
+
+// What normalizes a row: xhat = ((x - mean_high) - mean_low) invstd; both parts are zero where there is no mean.
+template <typename T>
+struct RowScale {
+  T mean_high, mean_low, invstd;
+};
+// What a row's gradient loses, with g = dy gamma: the means of g (zero where there is no mean) and of g xhat.
+template <typename T>
+struct RowSlope {
+  T mean_g, mean_gx;
 };
 
 // A storage format beside the type T that is computed in. encode rounds to nearest even where random is null, else up
@@ -138,9 +169,24 @@ struct FloatKernels {
   void (*average)(T* param, T* average, T weight, bool write_back, std::int64_t n);
 
   double (*sum_of_squares)(const T* x, std::int64_t n);
-  void (*softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
-  void (*log_softmax_row)(const T* x, T* out, std::int64_t n, const RowsAhead& ahead);
+  // Whole rows; log: log-softmax. out may be x.
+  void (*softmax_row)(const T* x, T* out, std::int64_t n, bool log, const RowsAhead& ahead);
   double (*cross_entropy_row)(const CrossEntropyRow<T>& row);
+  // The same in pieces [begin, end) of kRowPiece elements: the largest of each; then the peak; then each one's sums, to
+  // be added in order; then what is written.
+  T (*piece_maximum)(const T* x, std::int64_t n);
+  RowPeak<T> (*softmax_peak)(const T* x, std::int64_t n, T max, bool log);
+  double (*softmax_sum)(const T* x, T* out, std::int64_t begin, std::int64_t end, const RowPeak<T>& peak, bool log,
+                        const RowsAhead& ahead);
+  void (*softmax_write)(const T* x, T* out, std::int64_t begin, std::int64_t end, const RowPeak<T>& peak, double others,
+                        bool log);
+  RowPeak<T> (*cross_entropy_peak)(const CrossEntropyRow<T>& row, T max);
+  void (*cross_entropy_sums)(const CrossEntropyRow<T>& row, const RowPeak<T>& peak, std::int64_t begin,
+                             std::int64_t end, RowSums& sums);
+  RowResult<T> (*cross_entropy_result)(const CrossEntropyRow<T>& row, const RowPeak<T>& peak, const RowSums& sums);
+  void (*cross_entropy_gradient)(const CrossEntropyRow<T>& row, const RowResult<T>& result, std::int64_t begin,
+                                 std::int64_t end);
+  void (*add_column_sums)(const T* x, double* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
   // y (rows, columns; stride in elements) += bias, then ReLU
   void (*bias_relu)(T* y, const T* bias, bool relu, std::int64_t rows, std::int64_t columns, std::int64_t stride);
   void (*column_sums)(const T* x, T* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
@@ -181,6 +227,20 @@ struct FloatKernels {
                  std::int64_t stride);
   void (*dx_columns)(const T* dy, const T* x, const T* y, Mask mask, const ChannelScale<T>& channel,
                      const ChannelSlope<T>& slope, T* dx, T* dresidual, std::int64_t rows, std::int64_t columns);
+
+  // Row normalization: n elements of one row, each with a gamma and a beta (may be null) of its own, or all with one
+  // (_run). y may be x, dx may be dy. Their statistics: moments_run and sum_of_squares.
+  void (*normalize_row)(const T* x, const T* gamma, const T* beta, const RowScale<T>& scale, T* y, std::int64_t n);
+  void (*normalize_row_run)(const T* x, T gamma, T beta, const RowScale<T>& scale, T* y, std::int64_t n);
+  // sums of g and of g xhat; gamma null: ones
+  void (*gradient_row)(const T* dy, const T* x, const T* gamma, const RowScale<T>& scale, std::int64_t n, double* sum_g,
+                       double* sum_gx);
+  // dgamma += dy xhat and dbeta += dy, both or neither null
+  void (*dx_row)(const T* dy, const T* x, const T* gamma, const RowScale<T>& scale, const RowSlope<T>& slope, T* dx,
+                 T* dgamma, T* dbeta, std::int64_t n);
+  void (*dx_row_run)(const T* dy, const T* x, T gamma, const RowScale<T>& scale, const RowSlope<T>& slope, T* dx,
+                     std::int64_t n);
+  void (*empty_into)(T* from, double* to, std::int64_t n);  // to += from, from = 0
 };
 
 struct KernelTable {

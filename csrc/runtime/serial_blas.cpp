@@ -15,10 +15,10 @@ int threads_outside = 1;
 // Column-major BLAS sees every row-major matrix transposed: C' = B' A'.
 template <typename T, typename Gemm>
 void row_major(Gemm* function, bool transpose_a, bool transpose_b, int m, int n, int k, const T* a, int lda, const T* b,
-               int ldb, T* c, int ldc) {
+               int ldb, T* c, int ldc, bool accumulate) {
   const char ta = transpose_a ? 'T' : 'N', tb = transpose_b ? 'T' : 'N';
-  const T one = 1, zero = 0;
-  function(&tb, &ta, &n, &m, &k, &one, b, &ldb, a, &lda, &zero, c, &ldc);
+  const T one = 1, beta = accumulate ? one : T(0);
+  function(&tb, &ta, &n, &m, &k, &one, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
 }  // namespace
@@ -52,13 +52,13 @@ SerialBlas::~SerialBlas() {
 }
 
 void gemm(bool transpose_a, bool transpose_b, int m, int n, int k, const float* a, int lda, const float* b, int ldb,
-          float* c, int ldc) {
-  row_major(blas.sgemm, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc);
+          float* c, int ldc, bool accumulate) {
+  row_major(blas.sgemm, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
 void gemm(bool transpose_a, bool transpose_b, int m, int n, int k, const double* a, int lda, const double* b, int ldb,
-          double* c, int ldc) {
-  row_major(blas.dgemm, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc);
+          double* c, int ldc, bool accumulate) {
+  row_major(blas.dgemm, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc, accumulate);
 }
 
 }  // namespace onepass::runtime

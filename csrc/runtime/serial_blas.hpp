@@ -18,9 +18,10 @@ class SerialBlas {
 };
 
 // Row-major C (m, n) = A (m, k) B (k, n), where a transposed operand is stored (k, m) or (n, k). ld: row strides.
+// accumulate: C += A B.
 void gemm(bool transpose_a, bool transpose_b, int m, int n, int k, const float* a, int lda, const float* b, int ldb,
-          float* c, int ldc);
+          float* c, int ldc, bool accumulate = false);
 void gemm(bool transpose_a, bool transpose_b, int m, int n, int k, const double* a, int lda, const double* b, int ldb,
-          double* c, int ldc);
+          double* c, int ldc, bool accumulate = false);
 
 }  // namespace onepass::runtime

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._update_functions import check_bits
+
 Array = NDArray[Any]
 
 
@@ -22,10 +24,12 @@ def check_float(name: str, a: object) -> None:
         raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}; convert it first")
 
 
-def check_any_float(name: str, a: object) -> None:
+def check_storage(name: str, a: object, dtype: str | None) -> None:
+    """Any floating-point type; the bits of bfloat16 in uint16 only where the caller says so."""
     check_array(name, a)
     assert isinstance(a, np.ndarray)
-    if a.dtype not in (np.float32, np.float64, np.float16) and a.dtype.name != "bfloat16":
+    check_bits(name, [a], dtype)
+    if a.dtype not in (np.float32, np.float64, np.float16, np.uint16) and a.dtype.name != "bfloat16":
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {a.dtype}; convert it first")
 
 

@@ -47,12 +47,32 @@ def softmax_cross_entropy(
     label_smoothing: float,
     z_loss: float,
     reduction: int,
+    n_classes: int,
     loss: _Array | None,
     grad: _Array | None,
+    log_probabilities: _Array | None,
+    bits: bool,
     threads: int,
 ) -> float: ...
-def softmax(x: _Array, axis: int, out: _Array, threads: int) -> None: ...
-def log_softmax(x: _Array, axis: int, out: _Array, threads: int) -> None: ...
+def linear_cross_entropy(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    targets: _Array,
+    class_weight: _Array | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: int,
+    n_classes: int,
+    loss: _Array | None,
+    dx: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+    threads: int,
+) -> float: ...
+def softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
+def log_softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
 def mean_squared_error(
     prediction: _Array, target: _Array, reduction: int, loss: _Array | None, grad: _Array | None, threads: int
 ) -> float: ...
@@ -137,6 +157,33 @@ def batch_norm_backward(
     dgamma: _Array | None,
     dbeta: _Array | None,
     dresidual: _Array | None,
+    threads: int,
+) -> None: ...
+def row_norm(
+    x: _Array,
+    gamma: _Array | None,
+    beta: _Array | None,
+    axes: int,
+    groups: int,
+    eps: float,
+    out: _Array,
+    mean: _Array | None,
+    invstd: _Array,
+    bits: bool,
+    threads: int,
+) -> None: ...
+def row_norm_backward(
+    dy: _Array,
+    x: _Array,
+    gamma: _Array | None,
+    mean: _Array | None,
+    invstd: _Array,
+    axes: int,
+    groups: int,
+    dx: _Array,
+    dgamma: _Array | None,
+    dbeta: _Array | None,
+    bits: bool,
     threads: int,
 ) -> None: ...
 def set_blas(sgemm: object, dgemm: object, set_threads: int, get_threads: int) -> None: ...

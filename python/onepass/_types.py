@@ -29,6 +29,22 @@ class BatchNormSaved(NamedTuple):
     channel_axis: int
 
 
+class RowNormSaved(NamedTuple):
+    """What layer_norm, rms_norm, group_norm and instance_norm keep for their backward passes.
+
+    Attributes:
+        mean: (rows,) float64, rows in C order: the leading axes, or samples and groups; None for rms_norm.
+        invstd: (rows,) float64, ``1 / sqrt(var + eps)``; for rms_norm of the mean square.
+        axes: how many last axes make up a row; 0: ``groups`` says.
+        groups: how many groups the channels were cut into; 0: ``axes`` says.
+    """
+
+    mean: NDArray[Any] | None
+    invstd: NDArray[Any]
+    axes: int
+    groups: int
+
+
 class Update(NamedTuple):
     """An optimizer update: the names of its states, its hyperparameters and their defaults, the bytes that a step moves
     for a float32 parameter, and which states are never negative."""

@@ -44,7 +44,7 @@ int main() try {
   const Array labels_array{std::span<const std::int32_t>(data.labels)};
   const Array absent;
   const onepass_cross_entropy_options options = {
-      .ignore_index = -100, .label_smoothing = 0.0, .z_loss = 0.0, .reduction = ONEPASS_MEAN};
+      .ignore_index = -100, .label_smoothing = 0.0, .z_loss = 0.0, .reduction = ONEPASS_MEAN, .n_classes = 0};
 
   onepass::Plan<onepass_adam_hyper> plan(
       {onepass::tensor<float>(std::span(weight), std::span<const float>(dweight), exp_avg, exp_avg_sq)});
@@ -67,7 +67,7 @@ int main() try {
     }
     // loss and gradient, in place
     check(onepass_softmax_cross_entropy(logits_array.get(), labels_array.get(), absent.get(), &options, absent.get(),
-                                        &loss, logits_array.get(), 0));
+                                        &loss, logits_array.get(), absent.get(), 0));
     if (hyper.step == 1) first = loss;
     for (int c = 0; c < kClasses; ++c)
       for (int k = 0; k < kFeatures; ++k) {

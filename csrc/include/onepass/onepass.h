@@ -203,28 +203,48 @@ typedef struct onepass_cross_entropy_options {
   double label_smoothing; /* in [0, 1] */
   double z_loss;          /* >= 0; adds z_loss * logsumexp^2 to each row's loss */
   int32_t reduction;      /* onepass_reduction */
+  int64_t n_classes;      /* only so many of the C columns are classes, the first ones; 0: all */
 } onepass_cross_entropy_options;
 
 /* Softmax cross-entropy: loss and gradient from one read of the logits.
- * logits   (N, C) or (N, C, d1, ...), float32 or float64, any strides
- * targets  (N, d1, ...) of any integer type, or probabilities of the logits' shape and type
- * weight   (C) of the logits' type, or absent
- * loss     (N, d1, ...) of the logits' type, C-contiguous, for ONEPASS_NONE; else absent
- * total    the reduced loss for ONEPASS_MEAN and ONEPASS_SUM
- * grad     like logits; may be the logits; or absent. Bytes moved: 8 a float32 logit in place, else 12. */
+ * logits   (N, C) or (N, C, d1, ...), float32, float64, float16 or bfloat16, any strides; 16 bits are computed in
+ * float32 targets  (N, d1, ...) of any integer type, or probabilities of the logits' shape and type weight (n_classes)
+ * of the logits' type, or absent loss     (N, d1, ...) of the logits' type (float32 for 16 bits), C-contiguous, for
+ * ONEPASS_NONE; else absent total    the reduced loss for ONEPASS_MEAN and ONEPASS_SUM grad     like logits; may be the
+ * logits; or absent. Bytes moved: 8 a float32 logit in place, else 12 log_probabilities  like logits, or absent: 8
+ * bytes more Beside logits of 16 bits, probabilities, weight and log_probabilities may be float32. Columns behind
+ * n_classes are not read; their gradient is 0, their log-probability minus infinity. A row whose label is ignore_index
+ * is read for its log-probabilities alone. Few long rows are shared by all threads, others taken whole by one. */
 onepass_status onepass_softmax_cross_entropy(const onepass_array* logits, const onepass_array* targets,
                                              const onepass_array* weight, const onepass_cross_entropy_options* options,
                                              const onepass_array* loss, double* total, const onepass_array* grad,
-                                             int32_t threads);
+                                             const onepass_array* log_probabilities, int32_t threads);
 
-/* (log-)softmax of x along axis into out, which may be x. Same shape and type, any strides. */
+/* Softmax cross-entropy of the logits x weight^T + bias, which are made and used in chunks of rows. Memory beyond the
+ * arguments: onepass_linear_cross_entropy_rows(N, C, dtype) x C logits, 16 bytes a row and 8 a class, and what BLAS
+ * packs.
+ * x        (N, K), weight (C, K), float32 or float64, unit stride along the last axis; bias (C) or absent
+ * targets, class_weight, loss, total   as above
+ * dx, dweight, dbias   the gradients, like x, weight and bias; each may be absent */
+onepass_status onepass_linear_cross_entropy(const onepass_array* x, const onepass_array* weight,
+                                            const onepass_array* bias, const onepass_array* targets,
+                                            const onepass_array* class_weight,
+                                            const onepass_cross_entropy_options* options, const onepass_array* loss,
+                                            double* total, const onepass_array* dx, const onepass_array* dweight,
+                                            const onepass_array* dbias, int32_t threads);
+/* Rows of a chunk: as many as 8 MiB of logits hold, but at least 128, and at most N. */
+int64_t onepass_linear_cross_entropy_rows(int64_t rows, int64_t classes, int32_t dtype);
+
+/* (log-)softmax of x along axis into out, which may be x. Same shape and type (float32, float64, float16 or bfloat16),
+ * any strides. */
 onepass_status onepass_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
 onepass_status onepass_log_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
 
 /* Losses of elements. All arrays have one shape and one type, float32, float64, float16 or bfloat16 (the last two are
- * computed in float32), and any strides, 0 in what is only read included. loss is written for ONEPASS_NONE, total for
- * the other reductions; grad (with respect to the first argument, which it may be) may be absent. Sums are made in the
- * order of the first argument's memory. 12 bytes a float32 element. */
+ * computed in float32; beside them loss is float32, and what is only read may be), and any strides, 0 in what is only
+ * read included. loss is written for ONEPASS_NONE, total for the other reductions; grad (with respect to the first
+ * argument, which it may be) may be absent. Sums are made in the order of the first argument's memory. 12 bytes a
+ * float32 element. */
 
 /* (prediction - target)^2 */
 onepass_status onepass_mean_squared_error(const onepass_array* prediction, const onepass_array* target,
@@ -279,6 +299,31 @@ onepass_status onepass_batch_norm_backward(const onepass_array* dy, const onepas
                                            const onepass_array* dx, const onepass_array* dgamma,
                                            const onepass_array* dbeta, const onepass_array* dresidual, int32_t threads);
 
+/* ---- normalization of rows: layer, RMS, group and instance normalization --------------------------------------- */
+
+/* x: float32, float64, float16 or bfloat16, any strides. gamma and beta: C-contiguous, of x's type, float32 beside
+ * float16 and bfloat16; either may be absent. */
+typedef struct onepass_row_norm_options {
+  int32_t axes;   /* > 0: a row is x's last `axes` axes, and gamma and beta have their shape (layer, RMS).
+                     0: x is (N, C, ...), a row is C / groups channels of a sample, gamma and beta are (C) */
+  int64_t groups; /* with axes = 0; C: instance normalization */
+  double eps;     /* inside the square root */
+} onepass_row_norm_options;
+
+/* out = (x - mean) * invstd * gamma + beta, mean and biased variance of each row; out may be x.
+ * mean, invstd: (rows) float64, written, rows in C order. mean absent: RMS normalization, invstd = 1 / sqrt(mean square
+ * + eps). Bytes moved: 8 for each float32 element. */
+onepass_status onepass_row_norm(const onepass_array* x, const onepass_array* gamma, const onepass_array* beta,
+                                const onepass_row_norm_options* options, const onepass_array* out,
+                                const onepass_array* mean, const onepass_array* invstd, int32_t threads);
+
+/* dy, x -> dx, dgamma, dbeta (shape and type of gamma and beta), the last two each or both absent. mean and invstd: as
+ * the forward pass wrote them; dx may be dy. Bytes moved: 12 for each float32 element. */
+onepass_status onepass_row_norm_backward(const onepass_array* dy, const onepass_array* x, const onepass_array* gamma,
+                                         const onepass_array* mean, const onepass_array* invstd,
+                                         const onepass_row_norm_options* options, const onepass_array* dx,
+                                         const onepass_array* dgamma, const onepass_array* dbeta, int32_t threads);
+
 /* ---- layers -------------------------------------------------------------------------------------------------- */
 
 /* Fortran BLAS, as in SciPy's cython_blas. set_threads and get_threads steer that library's own threads (it is held at
@@ -325,12 +370,14 @@ onepass_status onepass_activate(int32_t activation, double negative_slope, const
 onepass_status onepass_activate_backward(int32_t activation, double negative_slope, const onepass_array* dy,
                                          const onepass_array* saved, const onepass_array* dx, int32_t threads);
 
-/* y = f(x + bias): x (..., O), bias (O); dx = dy f'(x + bias), dbias (O) = the sum of dx over all other axes. Types,
- * strides and what may be written in place as above; bias and dbias are C-contiguous. */
+/* y = f(x + bias): bias (C) along channel_axis of x; dx = dy f'(x + bias), dbias (C) = the sum of dx over all other
+ * axes. Types, strides and what may be written in place as above; bias and dbias are C-contiguous, of x's type, or
+ * float32 beside 16 bits. */
 onepass_status onepass_bias_activate(int32_t activation, double negative_slope, const onepass_array* x,
-                                     const onepass_array* bias, const onepass_array* y, int32_t threads);
+                                     const onepass_array* bias, int32_t channel_axis, const onepass_array* y,
+                                     int32_t threads);
 onepass_status onepass_bias_activate_backward(int32_t activation, double negative_slope, const onepass_array* dy,
-                                              const onepass_array* x, const onepass_array* bias,
+                                              const onepass_array* x, const onepass_array* bias, int32_t channel_axis,
                                               const onepass_array* dx, const onepass_array* dbias, int32_t threads);
 
 /* y = x / (1 - p) where an element is kept, else 0, and dx from dy by the same mask. The mask is stored nowhere: an

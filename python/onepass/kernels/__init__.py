@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onepass import _core
-from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._types import BatchNormSaved as BatchNormSaved, RowNormSaved as RowNormSaved, Update
 from onepass._update_functions import Call, UpdateFunction, make_update_function
 from onepass.kernels._arguments import Array, real as _real, thread_count as _thread_count
 from onepass.kernels.activations import (
@@ -43,6 +43,7 @@ from onepass.kernels.cross_entropy import (
 from onepass.kernels.dropout import dropout as dropout, dropout_backward as dropout_backward
 from onepass.kernels.gradients import global_norm as global_norm
 from onepass.kernels.linear import linear as linear, linear_backward as linear_backward
+from onepass.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.kernels.losses import (
     binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
     huber_loss as huber_loss,
@@ -51,6 +52,16 @@ from onepass.kernels.losses import (
     smooth_l1_loss as smooth_l1_loss,
 )
 from onepass.kernels.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+from onepass.kernels.row_normalization import (
+    group_norm as group_norm,
+    group_norm_backward as group_norm_backward,
+    instance_norm as instance_norm,
+    instance_norm_backward as instance_norm_backward,
+    layer_norm as layer_norm,
+    layer_norm_backward as layer_norm_backward,
+    rms_norm as rms_norm,
+    rms_norm_backward as rms_norm_backward,
+)
 
 UPDATES: dict[str, Update] = {
     name: Update(name, states, dict(fields), bytes_moved, positive)

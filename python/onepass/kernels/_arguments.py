@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._update_functions import check_bits
+
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
@@ -50,6 +52,20 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
+
+
+def bfloat16_bits(dtype: str | None, **arrays: Any) -> bool:
+    """Whether arrays in uint16 are the bits of bfloat16; without the caller's word they are refused."""
+    for name, array in arrays.items():
+        check_bits(name, [array], dtype)
+    return dtype is not None
+
+
+def class_count(n_classes: int | None) -> int:
+    number = 0 if n_classes is None else integer("n_classes", n_classes)
+    if n_classes is not None and number < 1:
+        raise ValueError(f"n_classes: expected at least 1, or None for all columns, got {n_classes!r}")
+    return number
 
 
 def array_shape(x: Array, name: str) -> tuple[int, ...]:

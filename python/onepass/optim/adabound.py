@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import clamp, decayed, divide, larger, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas, check_number
 
 
 class AdaBound(Optimizer):
@@ -75,7 +75,7 @@ class AdaBound(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "final_lr": final_lr,
                 "gamma": gamma,
                 "eps": eps,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, larger, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_flag
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas, check_flag
 
 
 class Adam(Optimizer):
@@ -72,7 +72,7 @@ class Adam(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "amsgrad": amsgrad,

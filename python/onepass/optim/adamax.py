@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas
 
 
 class Adamax(Optimizer):
@@ -59,7 +59,7 @@ class Adamax(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "decoupled_weight_decay": decoupled_weight_decay,

@@ -65,6 +65,7 @@ class Averaging(Optimizer):
         raise NotImplementedError
 
     def step(self, grads: Sequence[Array | None], grad_scale: float = 1.0) -> StepInfo:
+        self.check_average({name: getattr(self, name) for name in self.options})
         plan = self.innermost._plan
         plan.set_average(self._slot, *self.weight(self.steps))
         try:

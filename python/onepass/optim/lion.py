@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, sign, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas
 
 
 class Lion(Optimizer):
@@ -48,7 +48,7 @@ class Lion(Optimizer):
     ) -> None:
         super().__init__(
             params,
-            {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "maximize": maximize},
+            {"lr": lr, "betas": as_pair(betas), "weight_decay": weight_decay, "maximize": maximize},
             max_norm,
             max_value,
             **storage,

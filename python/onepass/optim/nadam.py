@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import decayed, moments, power, real_power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas, check_number
 
 
 class NAdam(Optimizer):
@@ -68,7 +68,7 @@ class NAdam(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "momentum_decay": momentum_decay,

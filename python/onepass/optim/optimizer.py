@@ -402,8 +402,15 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
+def as_pair(values: Any) -> Any:
+    """A tuple of what can be iterated over; else the value as it is, for check_betas to refuse."""
+    return tuple(values) if isinstance(values, Iterable) else values
+
+
 def check_betas(betas: Any) -> None:
     """Refuses what is not a pair of numbers in [0, 1)."""
+    if not isinstance(betas, Sequence) or not all(isinstance(beta, Real) for beta in betas):
+        raise TypeError(f"betas: expected two numbers in [0, 1), got {betas!r}")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: expected two numbers in [0, 1), got {betas!r}")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import accurate_power, decayed, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, check_betas
+from onepass.optim.optimizer import Array, Optimizer, Rate, as_pair, check_betas
 
 
 class RAdam(Optimizer):
@@ -66,7 +66,7 @@ class RAdam(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "decoupled_weight_decay": decoupled_weight_decay,

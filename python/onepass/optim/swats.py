@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._update_steps import gradient, moments, power, update_step
-from onepass.optim.optimizer import Array, Optimizer, Rate, StepInfo, check_betas, check_number
+from onepass.optim.optimizer import Array, Optimizer, Rate, StepInfo, as_pair, check_betas, check_number
 
 
 class SWATS(Optimizer):
@@ -69,7 +69,7 @@ class SWATS(Optimizer):
             params,
             {
                 "lr": lr,
-                "betas": tuple(betas),
+                "betas": as_pair(betas),
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "tolerance": tolerance,

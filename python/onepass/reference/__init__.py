@@ -13,7 +13,7 @@ import numpy as np
 
 from onepass._storage import Rounding, memory_index
 from onepass._subnormals import flush_subnormals
-from onepass._types import BatchNormSaved as BatchNormSaved, Update
+from onepass._types import BatchNormSaved as BatchNormSaved, RowNormSaved as RowNormSaved, Update
 from onepass._update_functions import Call, UpdateFunction, make_update_function
 from onepass.reference.activations import (
     bias_activation as bias_activation,
@@ -39,6 +39,7 @@ from onepass.reference.cross_entropy import (
 from onepass.reference.dropout import dropout as dropout, dropout_backward as dropout_backward
 from onepass.reference.gradients import global_norm as global_norm
 from onepass.reference.linear import linear as linear, linear_backward as linear_backward
+from onepass.reference.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.reference.losses import (
     binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
     huber_loss as huber_loss,
@@ -47,6 +48,16 @@ from onepass.reference.losses import (
     smooth_l1_loss as smooth_l1_loss,
 )
 from onepass.reference.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
+from onepass.reference.row_normalization import (
+    group_norm as group_norm,
+    group_norm_backward as group_norm_backward,
+    instance_norm as instance_norm,
+    instance_norm_backward as instance_norm_backward,
+    layer_norm as layer_norm,
+    layer_norm_backward as layer_norm_backward,
+    rms_norm as rms_norm,
+    rms_norm_backward as rms_norm_backward,
+)
 
 
 def __getattr__(name: str) -> UpdateFunction:

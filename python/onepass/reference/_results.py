@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._checks import check_like, check_writable
+from onepass._storage import encode, is_bfloat16
 
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
@@ -16,13 +17,26 @@ Reduction = Literal["mean", "sum", "none"]
 def give(value: Array, model: Array, out: Array | None) -> Array:
     # rounded once, to the model's type
     with np.errstate(all="ignore"):
-        rounded: Array = value.astype(model.dtype)
+        if is_bfloat16(model):
+            rounded = np.empty(value.shape, model.dtype)
+            encode(_to_odd(value), rounded, None)
+        else:
+            rounded = value.astype(model.dtype)
         if out is None:
             return rounded
         check_like("out", out, "the result", rounded)
         check_writable("out", out)
         out[...] = rounded
     return out
+
+
+def _to_odd(value: Array) -> Array:
+    # float32 with a last bit that says whether something was cut off: rounding again to fewer bits is then exact
+    cut = value.astype(np.float32)
+    cut = np.where(np.abs(cut) > np.abs(value), np.nextafter(cut, np.float32(0)), cut)
+    inexact = np.isfinite(value) & (cut != value)
+    odd: Array = (cut.view(np.uint32) | inexact.astype(np.uint32)).view(np.float32)
+    return odd
 
 
 def check_reduction(name: str) -> None:
