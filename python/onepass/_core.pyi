@@ -74,7 +74,13 @@ def linear_cross_entropy(
 def softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
 def log_softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
 def mean_squared_error(
-    prediction: _Array, target: _Array, reduction: int, loss: _Array | None, grad: _Array | None, threads: int
+    prediction: _Array,
+    target: _Array,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    bits: bool,
+    threads: int,
 ) -> float: ...
 def huber_loss(
     prediction: _Array,
@@ -84,6 +90,7 @@ def huber_loss(
     reduction: int,
     loss: _Array | None,
     grad: _Array | None,
+    bits: bool,
     threads: int,
 ) -> float: ...
 def binary_cross_entropy(
@@ -94,6 +101,7 @@ def binary_cross_entropy(
     reduction: int,
     loss: _Array | None,
     grad: _Array | None,
+    bits: bool,
     threads: int,
 ) -> float: ...
 def nll_loss(
@@ -104,14 +112,29 @@ def nll_loss(
     reduction: int,
     loss: _Array | None,
     grad: _Array | None,
+    bits: bool,
     threads: int,
 ) -> float: ...
-def activate(activation: int, negative_slope: float, x: _Array, out: _Array, threads: int) -> None: ...
+def activate(activation: int, negative_slope: float, x: _Array, out: _Array, bits: bool, threads: int) -> None: ...
 def activate_backward(
-    activation: int, negative_slope: float, dy: _Array, saved_name: str, saved: _Array, out: _Array, threads: int
+    activation: int,
+    negative_slope: float,
+    dy: _Array,
+    saved_name: str,
+    saved: _Array,
+    out: _Array,
+    bits: bool,
+    threads: int,
 ) -> None: ...
 def bias_activate(
-    activation: int, negative_slope: float, x: _Array, bias: _Array, out: _Array, threads: int
+    activation: int,
+    negative_slope: float,
+    x: _Array,
+    bias: _Array,
+    channel_axis: int,
+    out: _Array,
+    bits: bool,
+    threads: int,
 ) -> None: ...
 def bias_activate_backward(
     activation: int,
@@ -119,12 +142,14 @@ def bias_activate_backward(
     dy: _Array,
     x: _Array,
     bias: _Array,
+    channel_axis: int,
     dx: _Array,
     dbias: _Array,
+    bits: bool,
     threads: int,
 ) -> None: ...
-def dropout(x: _Array, p: float, seed: int, step: int, out: _Array, threads: int) -> None: ...
-def dropout_backward(dy: _Array, p: float, seed: int, step: int, out: _Array, threads: int) -> None: ...
+def dropout(x: _Array, p: float, seed: int, step: int, out: _Array, bits: bool, threads: int) -> None: ...
+def dropout_backward(dy: _Array, p: float, seed: int, step: int, out: _Array, bits: bool, threads: int) -> None: ...
 def batch_norm(
     x: _Array,
     gamma: _Array | None,

@@ -1,9 +1,10 @@
 """Losses of elements, and negative log likelihood: one pass, value and gradient together.
 
-Arrays are float32, float64, float16 or bfloat16 (of ml_dtypes; the 16-bit types are computed in float32), of any shape
-and strides. ``reduction`` is "mean", "sum", or "none" (each element's loss, and the gradient of their sum). ``grad``
-says where the gradient with respect to the first argument goes: None, a new array; an array like it, or itself; False,
-nowhere. All return ``(loss, grad)``. Sums are made in the order of the first argument's memory.
+Arrays are float32, float64, float16 or bfloat16 (of ml_dtypes, or its bits in uint16 if ``dtype="bfloat16"``), of any
+shape and strides. Those of 16 bits are computed in float32; beside them targets and weights may be float32.
+``reduction`` is "mean", "sum", or "none" (each element's loss, float32 beside 16 bits, and the gradient of their sum).
+``grad`` says where the gradient with respect to the first argument goes: None, a new array; an array like it, or itself;
+False, nowhere. All return ``(loss, grad)``. Sums are made in the order of the first argument's memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onepass.kernels._arguments import (
     Array,
     Reduction,
     array_shape,
+    bfloat16_bits,
     gradient_buffer,
     integer,
     new_in_order,
@@ -32,6 +34,7 @@ def mean_squared_error(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """``(prediction - target)^2``, reduced over all elements, and its gradient with respect to prediction.
@@ -47,7 +50,9 @@ def mean_squared_error(
     """
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, prediction, "prediction")
-    total = _core.mean_squared_error(prediction, target, code, losses, gradient, thread_count(threads))
+    total = _core.mean_squared_error(
+        prediction, target, code, losses, gradient, bfloat16_bits(dtype), thread_count(threads)
+    )
     return (total if losses is None else losses), gradient
 
 
@@ -58,6 +63,7 @@ def huber_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """``d^2 / 2`` where ``abs(d) < delta``, else ``delta (abs(d) - delta / 2)``, d = prediction - target (Huber 1964).
@@ -72,7 +78,7 @@ def huber_loss(
     >>> huber_loss(np.array([0.5, 3.0]), np.zeros(2), reduction="sum")
     (2.625, array([0.5, 1. ]))
     """
-    return _huber(prediction, target, real("delta", delta), False, reduction, grad, threads)
+    return _huber(prediction, target, real("delta", delta), False, reduction, grad, dtype, threads)
 
 
 def smooth_l1_loss(
@@ -82,6 +88,7 @@ def smooth_l1_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """:func:`huber_loss` with ``delta=beta``, divided by beta (Girshick 2015); ``abs(d)`` for beta = 0.
@@ -91,7 +98,7 @@ def smooth_l1_loss(
     >>> smooth_l1_loss(np.array([0.5, 3.0]), np.zeros(2), beta=0.0, reduction="sum")
     (3.5, array([1., 1.]))
     """
-    return _huber(prediction, target, real("beta", beta), True, reduction, grad, threads)
+    return _huber(prediction, target, real("beta", beta), True, reduction, grad, dtype, threads)
 
 
 def binary_cross_entropy_with_logits(
@@ -102,6 +109,7 @@ def binary_cross_entropy_with_logits(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """``weight ((1 - t) log(1 + exp(x)) + pos_weight t log(1 + exp(-x)))`` of logits x and targets t, and its gradient
@@ -110,7 +118,7 @@ def binary_cross_entropy_with_logits(
     Args:
         logits: any shape.
         targets: of the logits' shape; of their type and in [0, 1] (not checked: the formula holds), or integers of any
-            type, 0 or 1 (checked in a read of their own).
+            type, 0 or 1 (checked in a read of their own; with dtype="bfloat16" uint16 is no integer).
         weight, pos_weight: of the logits' type, of any shape that broadcasts to theirs; None: all ones. With "mean" the
             sum is divided by the number of elements, not by their weight, as PyTorch does.
         reduction, grad: see :mod:`onepass.kernels.losses`.
@@ -124,8 +132,8 @@ def binary_cross_entropy_with_logits(
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, logits, "logits")
     weight, pos_weight = _broadcast("weight", weight, logits), _broadcast("pos_weight", pos_weight, logits)
-    arguments = (logits, targets, weight, pos_weight, code, losses, gradient, thread_count(threads))
-    total = _core.binary_cross_entropy(*arguments)
+    bits, number = bfloat16_bits(dtype), thread_count(threads)
+    total = _core.binary_cross_entropy(logits, targets, weight, pos_weight, code, losses, gradient, bits, number)
     return (total if losses is None else losses), gradient
 
 
@@ -137,6 +145,7 @@ def nll_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """``-weight[t] x[t]`` of each row's log-probabilities x and target t, and its gradient, zero but for one element.
@@ -159,10 +168,10 @@ def nll_loss(
     losses = None
     if code == 0:
         shape = array_shape(log_probabilities, "log_probabilities")
-        losses = np.empty(shape[:1] + shape[2:], log_probabilities.dtype)
+        losses = np.empty(shape[:1] + shape[2:], _computed(log_probabilities))
     ignored = integer("ignore_index", ignore_index)
     total = _core.nll_loss(
-        log_probabilities, targets, weight, ignored, code, losses, gradient, thread_count(threads)
+        log_probabilities, targets, weight, ignored, code, losses, gradient, bfloat16_bits(dtype), thread_count(threads)
     )
     return (total if losses is None else losses), gradient
 
@@ -174,19 +183,24 @@ def _huber(
     smooth_l1: bool,
     reduction: Reduction,
     grad: Array | Literal[False] | None,
+    dtype: str | None,
     threads: int | None,
 ) -> tuple[Any, Array | None]:
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, prediction, "prediction")
     total = _core.huber_loss(
-        prediction, target, delta, smooth_l1, code, losses, gradient, thread_count(threads)
+        prediction, target, delta, smooth_l1, code, losses, gradient, bfloat16_bits(dtype), thread_count(threads)
     )
     return (total if losses is None else losses), gradient
 
 
 def _buffers(code: int, grad: Any, model: Array, name: str) -> tuple[Array | None, Array | None]:
     gradient = gradient_buffer("grad", grad, model, name, new_in_order)
-    return (new_in_order(model, name) if code == 0 else None), gradient
+    return (np.empty_like(model, _computed(model), subok=False) if code == 0 else None), gradient
+
+
+def _computed(model: Array) -> Any:
+    return np.float32 if model.dtype.itemsize == 2 else model.dtype
 
 
 def _broadcast(name: str, a: Array | None, model: Array) -> Array | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onepass._checks import check_any_float
-from onepass._storage import Rounding, random_words
+from onepass._checks import check_storage
+from onepass._storage import Rounding, decode, random_words
 from onepass._update_functions import check_seed
 from onepass.reference._results import Array, give
 
@@ -13,29 +13,43 @@ _STREAM = 2**64 - 1  # takes the place of a tensor's number in the generator's k
 
 
 def dropout(
-    x: Array, p: float = 0.5, out: Array | None = None, *, seed: int, step: int = 0, threads: int | None = None
+    x: Array,
+    p: float,
+    seed: int,
+    step: int = 0,
+    out: Array | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
 ) -> Array:
     """See :func:`onepass.kernels.dropout`.
 
     >>> dropout(np.ones(6), 0.5, seed=3).tolist()
-    DOCTEST
+    [2.0, 0.0, 2.0, 2.0, 2.0, 0.0]
     """
-    return _apply("x", x, p, out, seed, step)
+    return _apply("x", x, p, seed, step, out, dtype)
 
 
 def dropout_backward(
-    dy: Array, p: float = 0.5, out: Array | None = None, *, seed: int, step: int = 0, threads: int | None = None
+    dy: Array,
+    p: float,
+    seed: int,
+    step: int = 0,
+    out: Array | None = None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
 ) -> Array:
     """See :func:`onepass.kernels.dropout_backward`.
 
     >>> dropout_backward(np.ones(6), 0.5, seed=3).tolist()
-    DOCTEST
+    [2.0, 0.0, 2.0, 2.0, 2.0, 0.0]
     """
-    return _apply("dy", dy, p, out, seed, step)
+    return _apply("dy", dy, p, seed, step, out, dtype)
 
 
-def _apply(name: str, x: Array, p: float, out: Array | None, seed: int, step: int) -> Array:
-    check_any_float(name, x)
+def _apply(name: str, x: Array, p: float, seed: int, step: int, out: Array | None, dtype: str | None) -> Array:
+    check_storage(name, x, dtype)
     if not 0 <= p <= 1:
         raise ValueError(f"p: expected a number in [0, 1], got {p}")
     if step < 0:
@@ -46,5 +60,5 @@ def _apply(name: str, x: Array, p: float, out: Array | None, seed: int, step: in
     random = random_words(Rounding(check_seed(seed), step, _STREAM, 0, index))
     dropped = min(round(p * 2.0**32), 2**32 - 1)
     with np.errstate(all="ignore"):
-        y = np.where(random >= dropped, x.astype(np.float64) * (1 / (1 - p)), 0.0)
+        y = np.where(random >= dropped, decode(x, np.float64) * (1 / (1 - p)), 0.0)
     return give(y, x, out)

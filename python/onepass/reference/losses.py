@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onepass._checks import check_any_float, check_array, check_filled, check_like, check_vector
-from onepass.reference._results import Array, Reduction, check_reduction, give
+from onepass._checks import check_array, check_filled, check_like, check_storage, check_vector
+from onepass._storage import decode
+from onepass.reference._results import Array, Reduction, check_reduction, give, loss_type, own_or_float32
+from onepass.reference.cross_entropy import check_labels
 
 
 def mean_squared_error(
@@ -16,6 +18,7 @@ def mean_squared_error(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """See :func:`onepass.kernels.mean_squared_error`.
@@ -23,7 +26,7 @@ def mean_squared_error(
     >>> mean_squared_error(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
     (2.0, array([ 0., -2.]))
     """
-    difference = _difference(prediction, target)
+    difference = _difference(prediction, target, dtype)
     return _reduce(np.square(difference), 2 * difference, prediction, reduction, grad)
 
 
@@ -34,6 +37,7 @@ def huber_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """See :func:`onepass.kernels.huber_loss`.
@@ -43,7 +47,7 @@ def huber_loss(
     """
     if not 0 < delta < np.inf:
         raise ValueError(f"delta: expected a finite number > 0, got {delta}")
-    d = _difference(prediction, target)
+    d = _difference(prediction, target, dtype)
     size = np.abs(d)
     loss = np.where(size < delta, d * d / 2, delta * (size - delta / 2))
     return _reduce(loss, np.where(size < delta, d, delta * np.sign(d)), prediction, reduction, grad)
@@ -56,6 +60,7 @@ def smooth_l1_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """See :func:`onepass.kernels.smooth_l1_loss`.
@@ -65,7 +70,7 @@ def smooth_l1_loss(
     """
     if not 0 <= beta < np.inf:
         raise ValueError(f"beta: expected a finite number >= 0, got {beta}")
-    d = _difference(prediction, target)
+    d = _difference(prediction, target, dtype)
     size, divisor = np.abs(d), beta or 1.0
     loss = np.where(size < beta, d * d / (2 * divisor), size - beta / 2)
     return _reduce(loss, np.where(size < beta, d / divisor, np.sign(d)), prediction, reduction, grad)
@@ -79,6 +84,7 @@ def binary_cross_entropy_with_logits(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """See :func:`onepass.kernels.binary_cross_entropy_with_logits`.
@@ -87,18 +93,20 @@ def binary_cross_entropy_with_logits(
     >>> round(loss, 4), grad.round(4).tolist()
     (0.41, [0.25, -0.0596])
     """
-    check_any_float("logits", logits)
+    check_storage("logits", logits, dtype)
     check_filled("logits", logits)
     check_array("targets", targets)
-    if targets.dtype.kind not in "iu":
-        check_like("targets", targets, "logits", logits)
-    if targets.shape != logits.shape:
-        raise ValueError(f"targets: expected shape {logits.shape} like logits, got {targets.shape}")
-    wrong = np.argwhere((targets != 0) & (targets != 1)) if targets.dtype.kind in "iu" else np.empty((0, 1))
-    if wrong.size:
-        at = tuple(int(i) for i in wrong[0])
-        raise ValueError(f"targets{list(at)} is {targets[at]}, expected 0 or 1")
-    x, t = logits.astype(np.float64), targets.astype(np.float64)
+    if targets.dtype.kind in "iu" and (dtype is None or targets.dtype != np.uint16):
+        if targets.shape != logits.shape:
+            raise ValueError(f"targets: expected shape {logits.shape} like logits, got {targets.shape}")
+        wrong = np.argwhere((targets != 0) & (targets != 1))
+        if wrong.size:
+            at = tuple(int(i) for i in wrong[0])
+            raise ValueError(f"targets{list(at)} is {targets[at]}, expected 0 or 1")
+        t = targets.astype(np.float64)
+    else:
+        t = _beside("targets", targets, logits)
+    x = decode(logits, np.float64)
     zero = (1 - t) * _weights("weight", weight, logits)
     one = t * _weights("weight", weight, logits) * _weights("pos_weight", pos_weight, logits)
     with np.errstate(all="ignore"):
@@ -117,6 +125,7 @@ def nll_loss(
     reduction: Reduction = "mean",
     grad: Array | Literal[False] | None = None,
     *,
+    dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Any, Array | None]:
     """See :func:`onepass.kernels.nll_loss`.
@@ -125,26 +134,17 @@ def nll_loss(
     True
     """
     check_reduction(reduction)
-    check_any_float("log_probabilities", log_probabilities)
+    check_storage("log_probabilities", log_probabilities, dtype)
     if log_probabilities.ndim < 2 or log_probabilities.size == 0:
         raise ValueError(f"log_probabilities: expected (N, C, ...), not empty, got {log_probabilities.shape}")
     check_array("targets", targets)
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets: expected class indices of an integer type, got {targets.dtype}; convert it first")
-    x = np.moveaxis(log_probabilities, 1, -1).astype(np.float64)  # (N, d1, ..., C)
+    x = np.moveaxis(decode(log_probabilities, np.float64), 1, -1)  # (N, d1, ..., C)
     classes = x.shape[-1]
-    if targets.shape != x.shape[:-1]:
-        raise ValueError(f"targets: expected shape {x.shape[:-1]}, got {targets.shape}")
-    check_vector("weight", weight, classes, log_probabilities.dtype)
-    kept = targets != ignore_index
-    wrong = np.argwhere(kept & ((targets < 0) | (targets >= classes)))
-    if wrong.size:
-        at = tuple(int(i) for i in wrong[0])
-        raise ValueError(
-            f"targets{list(at)} is {targets[at]}, expected 0 <= target < {classes} or ignore_index ({ignore_index})"
-        )
-    labels = np.where(kept, targets, 0).astype(np.int64)
-    w = (np.ones(classes) if weight is None else weight.astype(np.float64))[labels] * kept
+    check_vector("weight", weight, classes, own_or_float32(weight, log_probabilities))
+    labels, kept = check_labels(targets, x.shape[:-1], classes, ignore_index)
+    w = (np.ones(classes) if weight is None else decode(weight, np.float64))[labels] * kept
     picked = np.where(kept, np.take_along_axis(x, labels[..., None], -1)[..., 0], 0.0)
     losses, mass = 0.0 - w * picked, float(w.sum())
     with np.errstate(all="ignore"):
@@ -153,26 +153,33 @@ def nll_loss(
         np.put_along_axis(gradient, labels[..., None], np.where(kept, -w / divisor, 0.0)[..., None], -1)
         written = None if grad is False else give(np.moveaxis(gradient, -1, 1), log_probabilities, grad)
         if reduction == "none":
-            return losses.astype(log_probabilities.dtype), written
+            return losses.astype(loss_type(log_probabilities)), written
         return float(losses.sum() / divisor), written
 
 
-def _difference(prediction: Array, target: Array) -> Array:
-    check_any_float("prediction", prediction)
-    check_like("target", target, "prediction", prediction)
+def _difference(prediction: Array, target: Array, dtype: str | None) -> Array:
+    check_storage("prediction", prediction, dtype)
+    target = _beside("target", target, prediction, "prediction")
     check_filled("prediction", prediction)
     with np.errstate(all="ignore"):
-        difference: Array = prediction.astype(np.float64) - target.astype(np.float64)
+        difference: Array = decode(prediction, np.float64) - target
     return difference
+
+
+def _beside(name: str, a: Array, model: Array, model_name: str = "logits") -> Array:
+    """In float64: an array like the model, or float32 beside 16 bits."""
+    check_array(name, a)
+    check_like(name, a, model_name, np.empty(model.shape, own_or_float32(a, model)))
+    return decode(a, np.float64)
 
 
 def _weights(name: str, a: Array | None, logits: Array) -> Any:
     if a is None:
         return 1.0
     check_array(name, a)
-    if a.dtype != logits.dtype:
+    if a.dtype != own_or_float32(a, logits):
         raise TypeError(f"{name}: expected {logits.dtype} like logits, got {a.dtype}; convert it first")
-    return np.broadcast_to(a.astype(np.float64), logits.shape)
+    return np.broadcast_to(decode(a, np.float64), logits.shape)
 
 
 def _reduce(
@@ -182,5 +189,6 @@ def _reduce(
     scale = 1 / losses.size if reduction == "mean" else 1.0
     written = None if grad is False else give(gradient * scale, model, grad)
     if reduction == "none":
-        return give(losses, model, None), written
+        with np.errstate(all="ignore"):
+            return losses.astype(loss_type(model)), written
     return float(losses.sum() * scale), written
