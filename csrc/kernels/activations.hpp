@@ -21,7 +21,7 @@ struct Relu {
   static constexpr bool kTakesOutput = true;
   T unused;
   Vector<T> value(const Vector<T>& x) const { return x < T(0) ? Vector<T>{} : x; }
-  Vector<T> backward(const Vector<T>& dy, const Vector<T>& x) const { return x > T(0) ? dy : Vector<T>{}; }
+  Vector<T> backward(const Vector<T>& dy, const Vector<T>& x) const { return x <= T(0) ? Vector<T>{} : dy; }
   Vector<T> from_output(const Vector<T>& dy, const Vector<T>& y) const { return backward(dy, y); }
 };
 

@@ -199,11 +199,11 @@ inline Vector<T> log1p_unit(const Vector<T>& x) {
 // tanh: a polynomial near zero, 1 - 2 / (1 + exp(2 x)) elsewhere.
 template <typename T>
 inline Vector<T> hyperbolic_tangent(const Vector<T>& x) {
-  const Vector<T> a = magnitude<T>(x), z = x * x;
-  const Vector<T> near = x + x * (z * polynomial<T>(ElementaryConstants<T>::tanh, z));
+  const Vector<T> a = magnitude<T>(x), z = a * a;
+  const Vector<T> near = a + a * (z * polynomial<T>(ElementaryConstants<T>::tanh, z));
   const Vector<T> e = exp_nonpositive<T>(a * T(-2));
-  const Vector<T> far = with_sign_of<T>(x, T(1) - (e + e) / (e + T(1)));
-  return a < T(0.625) ? near : far;
+  const Vector<T> far = T(1) - (e + e) / (e + T(1));
+  return with_sign_of<T>(x, a < T(0.625) ? near : far);
 }
 
 // Of the normal distribution at a >= 0: 2^kSpareBits exp(-a^2 / 2), and P(X > a) without that exponential, after

@@ -43,7 +43,7 @@ def relu(x: Array, out: Array | None = None, *, dtype: str | None = None, thread
 def relu_backward(
     dy: Array, y: Array, out: Array | None = None, *, dtype: str | None = None, threads: int | None = None
 ) -> Array:
-    """dy where y, the ReLU's output, is positive, else 0. 12 bytes an element.
+    """0 where y, the ReLU's output, is 0, else dy. 12 bytes an element.
 
     >>> relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0])).tolist()
     [0.0, 5.0]
@@ -225,8 +225,8 @@ def bias_activation_backward(
 ) -> tuple[Array, Array]:
     """``dx = dy f'(x + bias)`` and dbias, its sum over all axes but channel_axis, from one read.
 
-    The arguments are those of :func:`bias_activation`. dx (like dy, or dy itself) and dbias (like bias) are written; None:
-    new arrays. 12 bytes an element. Sums are made of 64 in x's type (float32 for 16 bits), these in double.
+    The arguments are those of :func:`bias_activation`. dx is like dy, which it may be, and dbias like bias; None: new
+    arrays. 12 bytes an element. Sums are made of 64 in x's type (float32 for 16 bits), these in double.
 
     >>> dx, dbias = bias_activation_backward(np.ones((2, 2)), np.array([[-1.0, 2.0], [1.0, 2.0]]), np.zeros(2))
     >>> dx.tolist(), dbias.tolist()

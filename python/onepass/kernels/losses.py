@@ -3,7 +3,7 @@
 Arrays are float32, float64, float16 or bfloat16 (of ml_dtypes, or its bits in uint16 if ``dtype="bfloat16"``), of any
 shape and strides. Those of 16 bits are computed in float32; beside them targets and weights may be float32.
 ``reduction`` is "mean", "sum", or "none" (each element's loss, float32 beside 16 bits, and the gradient of their sum).
-``grad`` says where the gradient with respect to the first argument goes: None, a new array; an array like it, or itself;
+``grad`` says where the gradient with respect to the first argument goes: None, a new array; an array like it, or it;
 False, nowhere. All return ``(loss, grad)``. Sums are made in the order of the first argument's memory.
 """
 

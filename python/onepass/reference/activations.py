@@ -35,7 +35,7 @@ def relu_backward(
     >>> relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0])).tolist()
     [0.0, 5.0]
     """
-    return _backward(dy, "y", y, out, dtype, lambda d, y: np.where(y > 0, d, 0.0))
+    return _backward(dy, "y", y, out, dtype, lambda d, y: np.where(y <= 0, 0.0, d))
 
 
 def leaky_relu(
@@ -210,7 +210,7 @@ def bias_activation_backward(
     check_like("dy", dy, "x", x)
     with np.errstate(all="ignore"):
         d = decode(dy, np.float64)
-        d = np.where(h > 0, d, 0.0) if activation == "relu" else d * _slope(activation, h, negative_slope)
+        d = np.where(h <= 0, 0.0, d) if activation == "relu" else d * _slope(activation, h, negative_slope)
         sums = np.moveaxis(d, channel_axis, -1).sum(axis=tuple(range(x.ndim - 1)))
     return give(d, dy, dx), give(sums, bias, dbias)
 
@@ -239,8 +239,9 @@ def _biased(x: Array, bias: Array, activation: Any, axis: int, dtype: str | None
         raise ValueError(f"channel_axis: {axis} is out of range for shape {x.shape}")
     check_vector("bias", bias, x.shape[axis], own_or_float32(bias, x))
     with np.errstate(all="ignore"):
-        along = np.moveaxis(decode(x, np.float64), axis, -1) + decode(bias, np.float64)
-        return np.moveaxis(along, -1, axis)
+        along: Array = np.moveaxis(decode(x, np.float64), axis, -1) + decode(bias, np.float64)
+        moved: Array = np.moveaxis(along, -1, axis)
+    return moved
 
 
 def _gelu(approximate: Any) -> str:
