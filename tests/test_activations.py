@@ -241,8 +241,10 @@ def views(a):
     gaps = np.repeat(a, 2, axis=-1)[..., ::2]
     wide = np.empty((*a.shape[:-1], a.shape[-1] + 5), a.dtype)
     wide[..., 2:-3] = a
-    return {"gaps": gaps, "F": np.asfortranarray(a), "backwards": np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
-            "rows": wide[..., 2:-3], "moved": np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, 0)), 0, 1)}  # fmt: skip
+    return {
+        "gaps": gaps, "F": np.asfortranarray(a), "backwards": np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1],
+        "rows": wide[..., 2:-3], "moved": np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, 0)), 0, 1)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,8 +312,10 @@ def test_any_shape_is_the_reference(name, shape, dtype, seed):
 # ---- with a bias
 
 
-BIASED = [((7, 5), -1), ((3, 4, 33), 1), ((3, 4, 33), 2), ((2, 3, 5, 7), 1), ((1, 6, 4100), 1), ((3000, 3), -1),
-          ((40, 1100), 1), ((5, 3), 0), ((6,), 0), ((0, 3), 1), ((3, 2, 0), 1), ((2, 0, 3), 1), ((1, 1), -1)]  # fmt: skip
+BIASED = [
+    ((7, 5), -1), ((3, 4, 33), 1), ((3, 4, 33), 2), ((2, 3, 5, 7), 1), ((1, 6, 4100), 1), ((3000, 3), -1),
+    ((40, 1100), 1), ((5, 3), 0), ((6,), 0), ((0, 3), 1), ((3, 2, 0), 1), ((2, 0, 3), 1), ((1, 1), -1),
+]  # fmt: skip
 
 
 def along(bias, shape, axis):

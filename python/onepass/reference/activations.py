@@ -275,7 +275,8 @@ def _slope(activation: str, x: Array, negative_slope: float = 0.0) -> Array:
 
     def gated(v: Array, dv: Array) -> Array:
         s, rest = _logistic(v), _logistic(-v)
-        return s * (1 + near * dv * rest)
+        product: Array = s * (1 + near * dv * rest)
+        return product
 
     slopes: dict[str, Any] = {
         "leaky_relu": lambda: np.where(x > 0, 1.0, np.float64(negative_slope)),
