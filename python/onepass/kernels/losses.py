@@ -160,8 +160,9 @@ def nll_loss(
 
     4 bytes for each float32 element, and a cache line for each row.
 
-    >>> nll_loss(np.log(np.array([[0.5, 0.5], [0.25, 0.75]])), np.array([0, 0]), reduction="sum")[0] == np.log(8)
-    True
+    >>> loss, grad = nll_loss(np.log(np.array([[0.5, 0.5], [0.25, 0.75]])), np.array([0, 0]), reduction="sum")
+    >>> round(loss, 4), grad.tolist()  # log(8)
+    (2.0794, [[-1.0, 0.0], [-1.0, 0.0]])
     """
     code = reduction_code(reduction)
     gradient = gradient_buffer("grad", grad, log_probabilities, "log_probabilities", new_in_order)
@@ -205,11 +206,10 @@ def _computed(model: Array) -> Any:
 
 def _broadcast(name: str, a: Array | None, model: Array) -> Array | None:
     """A view of the model's shape."""
-    if a is None or array_shape(a, name) == model.shape:
+    shape = array_shape(model, "logits")
+    if a is None or array_shape(a, name) == shape:
         return a
     try:
-        return np.broadcast_to(a, model.shape)
+        return np.broadcast_to(a, shape)
     except ValueError:
-        raise ValueError(
-            f"{name}: expected a shape that broadcasts to {model.shape} like logits, got {a.shape}"
-        ) from None
+        raise ValueError(f"{name}: expected a shape that broadcasts to {shape} like logits, got {a.shape}") from None
