@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from bench.case import Case
 from bench.cases import (
+    activations,
     batch_norm,
     clipping,
     cross_entropy,
@@ -29,6 +30,7 @@ TOPICS = (
     cross_entropy,
     batch_norm,
     row_normalization,
+    activations,
     training,
     numpy_loop,
     imports,

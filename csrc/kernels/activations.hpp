@@ -43,13 +43,13 @@ struct Logistic {
 
 // x sigmoid(v), where v has x's sign; a and v are their magnitudes.
 template <typename T>
-Vector<T> gated_value(const Vector<T>& x, const Vector<T>& a, const Vector<T>& v) {
+[[gnu::always_inline]] inline Vector<T> gated_value(const Vector<T>& x, const Vector<T>& a, const Vector<T>& v) {
   const Logistic<T> s(v);
   return x < T(0) ? (a * s.spare * s.r) * T(-kSpare) : x * s.r;
 }
 // Its derivative; w is a dv/da.
 template <typename T>
-Vector<T> gated_slope(const Vector<T>& x, const Vector<T>& v, const Vector<T>& w) {
+[[gnu::always_inline]] inline Vector<T> gated_slope(const Vector<T>& x, const Vector<T>& v, const Vector<T>& w) {
   const Logistic<T> s(v);
   const Vector<T> negative = (s.spare * (T(1) - w * s.r) * s.r) * T(kSpare);
   const Vector<T> positive = s.r * (w * (s.e * s.r) + T(1));
