@@ -43,7 +43,7 @@ def relu(x: Array, out: Array | None = None, *, dtype: str | None = None, thread
 def relu_backward(
     dy: Array, y: Array, out: Array | None = None, *, dtype: str | None = None, threads: int | None = None
 ) -> Array:
-    """0 where y, the ReLU's output, is 0, else dy. 12 bytes an element.
+    """0 where y, the ReLU's output, is 0, else dy, also where y is NaN. 12 bytes an element.
 
     >>> relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0])).tolist()
     [0.0, 5.0]
