@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 from measure import assert_same_bits
 
-from onepass import kernels, nn, reference
+from onepass import checkpoint, kernels, losses, nn, optim, reference
+from onepass.trainer import Trainer
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
@@ -232,6 +233,26 @@ def test_the_layers_state_resumes_its_masks(rng):
     other.load_state(layer.state())
     np.testing.assert_array_equal(other.forward(x), layer.forward(x))
     np.testing.assert_array_equal(other.backward(x), layer.backward(x))
+
+
+def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(tmp_path, rng):
+    pytest.importorskip("safetensors")
+    x, y = rng.normal(size=(48, 5)).astype(np.float32), rng.integers(0, 2, 48)
+
+    def make(seed):
+        model = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Dropout(0.4), nn.Linear(8, 2), seed=seed)
+        return Trainer(model, losses.CrossEntropy(), optim.Adam(model.parameters(), lr=0.01), seed=3)
+
+    whole, first, second = make(0), make(0), make(9)
+    whole.fit(x, y, epochs=4, batch_size=16)
+    first.fit(x, y, epochs=2, batch_size=16)
+    checkpoint.save(tmp_path, first.model, first.optimizer, {"epoch": first.epoch, "step": first.step})
+    loaded = checkpoint.load(tmp_path, second.model, second.optimizer)
+    second.epoch, second.step = loaded.meta["epoch"], loaded.meta["step"]
+    second.fit(x, y, epochs=2, batch_size=16)
+    for name, array in whole.model.state().items():
+        np.testing.assert_array_equal(second.model.state()[name], array)
+    assert whole.model.state()["2.generator"][1] == 12
 
 
 def test_a_network_draws_the_seeds():

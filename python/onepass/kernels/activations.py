@@ -3,9 +3,9 @@
 Every array of a call has one shape and one type, float32, float64, float16 or bfloat16 (of ml_dtypes, or its bits in
 uint16 if ``dtype="bfloat16"``), and any strides; float16 and bfloat16 are computed in float32 and rounded once. ``out``
 may be the first argument; otherwise it shares no memory with any. Bytes moved are those of float32 elements, half as
-many for the 16-bit types. Results stay within 4 units in the last place of the exact ones (of the sum of the terms'
-magnitudes where a derivative changes its sign); where more is lost the docstring says so. Infinities have their limits,
-NaN stays NaN.
+many for the 16-bit types. Results stay within 5 eps of the exact ones (2^-23 for float32; relative to the sum of the
+terms' magnitudes where a derivative changes its sign); where more is lost the docstring says so. Infinities have their
+limits, NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def gelu(
     """``x P(X < x)``, X of the normal distribution (Hendrycks and Gimpel 2016). 8 bytes an element.
 
     approximate="tanh": ``x / 2 (1 + tanh(v / 2))`` with ``v = sqrt(8 / pi) (x + 0.044715 x^3)``; for negative x it is
-    as small as exp(v), and within 4 + 2 abs(v) units in the last place: v is rounded to x's type.
+    as small as exp(v), and within 4 + 2 abs(v) eps: v is rounded to x's type.
 
     >>> gelu(np.array([-1.0, 2.0])).round(4).tolist()
     [-0.1587, 1.9545]
