@@ -102,6 +102,29 @@ def test_half_logits_against_torch(kind, given_rows, shape, rng):
     assert rounded_once(grad, x.grad.numpy().astype(np.float64))
 
 
+@pytest.mark.parametrize("kind", [np.dtype(np.float32), np.dtype(np.float64), *HALVES], ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 10, 31, 32, 33])
+def test_rows_of_few_classes_do_not_know_their_neighbours(kind, classes, rng):
+    """They are taken sixteen at once, whatever their strides; an ignored one is not read."""
+    logits, targets = problem(rng, kind, 35, classes)
+    weight = (rng.random(classes) + 0.1).astype(kind)
+    logits[2] = np.nan  # ignored
+    options = {"reduction": "none", "z_loss": 1e-2}
+    memory = np.zeros((2 * classes, 70), kind)
+    strided, out, logs = memory[::2, ::2].T, np.ones((35, classes + 3), kind)[:, :classes], np.empty_like(logits)
+    strided[...] = logits
+    loss, grad = kernels.softmax_cross_entropy(strided, targets, weight, grad=out, log_probabilities=logs, **options)
+    assert not grad[2].astype(np.float32).any()
+    assert loss[2] == 0.0
+    bits = f"u{kind.itemsize}"
+    for r in range(35):
+        row, label = logits[r : r + 1], targets[r : r + 1]
+        own, slope = kernels.softmax_cross_entropy(row, label, weight, **options)
+        assert_same_bits(loss[r : r + 1], own)
+        assert_same_bits(np.ascontiguousarray(grad[r : r + 1]).view(bits), slope.view(bits))
+    assert np.array_equal(logs.astype(np.float32), kernels.log_softmax(logits).astype(np.float32), equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", HALVES, ids=str)
 def test_half_logits_strided_in_place_and_given_are_the_same_bits(functions, kind, rng):
     logits, targets = problem(rng, kind, 5, 600)

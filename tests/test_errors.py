@@ -3,6 +3,7 @@ what it is, and what to do about it."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -679,6 +680,14 @@ def test_what_is_written_may_overlap_nothing_in_part(kernel, written, other):
         getattr(kernels, kernel.strip())(**arguments)
     assert str(caught.value).startswith((written, other))
     assert {key: v.tobytes() for key, v in arguments.items() if isinstance(v, np.ndarray)} == before
+
+
+@pytest.mark.parametrize(
+    "kernel", [k for k in SHAPES if "dtype" in inspect.signature(getattr(kernels, k.strip())).parameters]
+)
+def test_a_dtype_that_is_not_known_is_refused(kernel):
+    with pytest.raises(ValueError, match="dtype: expected 'bfloat16'"):
+        getattr(kernels, kernel.strip())(**arguments_of(kernel), dtype="bf16")
 
 
 @pytest.mark.parametrize("name", ["x", "dy", "y", "param", "logits", "prediction", "targets", "gamma", "arrays"])

@@ -100,7 +100,7 @@ def scales(logits, targets, weight, label_smoothing=0.0, z_loss=0.0, reduction="
 # ---- against the oracle
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (13, 10), (6, 67), (3, 1025), (2, 5003)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (13, 10), (35, 32), (6, 67), (3, 1025), (2, 5003)])
 @pytest.mark.parametrize("options", OPTIONS, ids=ids)
 def test_labels_against_the_oracle(options, shape, dtype, rng):
     logits, targets = inputs(rng, dtype, *shape)

@@ -1,5 +1,6 @@
 #include "api/cross_entropy_rows.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -72,8 +73,8 @@ class Worker {
   double row(std::int64_t r, std::int64_t next) {
     const std::int64_t label = labels_ ? labels_[r] : -1, n = all_.classes;
     const bool ignored = labels_ && label == all_.options.ignore_index;
-    for (RowOperand<T>* operand : {&x_, &t_, &g_, &log_}) operand->seek(r);
-    if (log_.there()) log_softmax(next);  // before the gradient, which may overwrite the logits
+    if (log_.there()) log_softmax(r, next);  // before the gradient, which may overwrite the logits
+    for (RowOperand<T>* operand : {&x_, &t_, &g_}) operand->seek(r);
     g_.fill(ignored ? 0 : n, columns_, T(0));
     if (ignored) return 0.0;
     const CrossEntropyRow<T> row = {
@@ -100,9 +101,10 @@ class Worker {
     return loss;
   }
 
- private:
-  void log_softmax(std::int64_t next) {
+  void log_softmax(std::int64_t r, std::int64_t next) {
     const std::int64_t n = all_.classes;
+    x_.seek(r);
+    log_.seek(r);
     log_.fill(n, columns_, -std::numeric_limits<T>::infinity());
     const auto load = [&](std::int64_t begin, std::int64_t end) { x_.load(begin, end); };
     const auto store = [&](std::int64_t begin, std::int64_t end) { log_.store(begin, end); };
@@ -110,12 +112,41 @@ class Worker {
                    store);
   }
 
+ private:
   const CrossEntropyRows<T>& all_;
   int team_;
   std::int64_t columns_;
   const std::int64_t* labels_;
   RowOperand<T> x_, t_, g_, log_;
 };
+
+// Rows [begin, end) of few classes, sixteen at once.
+template <typename T>
+void few_classes(const CrossEntropyRows<T>& all, const onepass_array& logits, const std::int64_t* labels,
+                 const onepass_array* grad, double* losses, std::int64_t begin, std::int64_t end) {
+  const bool gradient = present(grad);
+  const TurnedRows<T> x(all.table, logits, 1), g(all.table, gradient ? *grad : logits, 1);
+  alignas(64) T tile[kFewClasses * kFewRows];
+  std::int64_t own[kFewRows];
+  double loss[kFewRows];
+  const FewRows<T> rows = {.classes = all.classes,
+                           .labels = own,
+                           .weight = all.weight,
+                           .z_loss = all.options.z_loss,
+                           .scale = all.scale,
+                           .gradient = gradient,
+                           .tile = tile,
+                           .losses = loss};
+  for (std::int64_t first = begin; first < end; first += kFewRows) {
+    const int count = static_cast<int>(std::min<std::int64_t>(kFewRows, end - first));
+    for (int r = 0; r < kFewRows; ++r)
+      own[r] = r < count && labels[first + r] != all.options.ignore_index ? labels[first + r] : -1;
+    x.load(first, count, own, all.classes, tile);
+    all.table.template kernels<T>().cross_entropy_few(rows);
+    if (gradient) g.store(tile, first, count, all.classes, logits.shape[1]);
+    std::copy(loss, loss + count, losses + first);
+  }
+}
 
 }  // namespace
 
@@ -197,18 +228,33 @@ void CrossEntropyRows<T>::run(const onepass_array& logits, const std::int64_t* l
                               const onepass_array& probabilities, const onepass_array* grad,
                               const onepass_array* log_probabilities, double* losses) const {
   const std::int64_t rows = elements(logits) / logits.shape[1];
+  const bool few = labels != nullptr && classes <= kFewClasses && options.label_smoothing == 0.0;
   const int within = threads_within_row(threads, rows, classes, sizeof(T));
   Idle<Worker<T>> idle;
   const auto work = [&](int team, std::int64_t begin, std::int64_t end) {
     auto worker = idle.take([&] {
       return std::make_unique<Worker<T>>(*this, team, logits, labels, probabilities, grad, log_probabilities);
     });
-    for (std::int64_t r = begin; r < end; ++r) losses[r] = worker->row(r, r + 1 < end ? r + 1 : r);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t next = r + 1 < end ? r + 1 : r;
+      if (few)
+        worker->log_softmax(r, next);
+      else
+        losses[r] = worker->row(r, next);
+    }
     idle.leave(std::move(worker));
   };
   if (within > 1) return work(within, 0, rows);
-  const int team = runtime::team_size(threads, rows, softmax_cost(rows, classes, sizeof(T)));
-  runtime::parallel(team, rows, [&](std::int64_t begin, std::int64_t end) { work(1, begin, end); });
+  if (!few || present(log_probabilities)) {
+    const int team = runtime::team_size(threads, rows, softmax_cost(rows, classes, sizeof(T)));
+    runtime::parallel(team, rows, [&](std::int64_t begin, std::int64_t end) { work(1, begin, end); });
+  }
+  if (!few) return;
+  const std::int64_t tiles = (rows + kFewRows - 1) / kFewRows;
+  const int team = runtime::team_size(threads, tiles, few_classes_cost(rows, classes, sizeof(T)));
+  runtime::parallel(team, tiles, [&](std::int64_t begin, std::int64_t end) {
+    few_classes(*this, logits, labels, grad, losses, begin * kFewRows, std::min(end * kFewRows, rows));
+  });
 }
 
 template <typename T>

@@ -101,6 +101,57 @@ class RowOperand {
   char* row_;
 };
 
+// Rows of few elements as columns of a tile (n, kFewRows) of T.
+template <typename T>
+class TurnedRows {
+ public:
+  TurnedRows(const KernelTable& table, const onepass_array& a, int axis)
+      : codec_(table.kernels<T>().codecs.of[a.dtype]), rows_(a, axis), narrow_(is_narrow(a.dtype)) {}
+
+  // Rows [first, first + count), without those whose label is negative: their columns are zero, as are missing ones.
+  void load(std::int64_t first, int count, const std::int64_t* labels, std::int64_t n, T* tile) const {
+    if (!narrow_) return turn(first, count, labels, n, tile);
+    Half raw[kFewClasses * kFewRows];
+    turn(first, count, labels, n, raw);
+    codec_.decode(raw, tile, n * kFewRows);
+  }
+  // n of the tile, then zeros up to the row's end.
+  void store(const T* tile, std::int64_t first, int count, std::int64_t n, std::int64_t columns) const {
+    if (!narrow_) return turn_back(tile, first, count, n, columns);
+    Half raw[kFewClasses * kFewRows];
+    codec_.encode(tile, raw, n * kFewRows, nullptr, 0);
+    turn_back(raw, first, count, n, columns);
+  }
+
+ private:
+  using Half = std::uint16_t;  // zero is zero in each format
+
+  template <typename Item>
+  void turn(std::int64_t first, int count, const std::int64_t* labels, std::int64_t n, Item* tile) const {
+    for (int r = 0; r < kFewRows; ++r) {
+      if (r < count && labels[r] >= 0) {
+        const char* row = rows_.at(first + r);
+        for (std::int64_t c = 0; c < n; ++c)
+          tile[c * kFewRows + r] = *reinterpret_cast<const Item*>(row + c * rows_.step());
+      } else {
+        for (std::int64_t c = 0; c < n; ++c) tile[c * kFewRows + r] = Item(0);
+      }
+    }
+  }
+  template <typename Item>
+  void turn_back(const Item* tile, std::int64_t first, int count, std::int64_t n, std::int64_t columns) const {
+    for (int r = 0; r < count; ++r) {
+      char* row = rows_.at(first + r);
+      for (std::int64_t c = 0; c < n; ++c) *reinterpret_cast<Item*>(row + c * rows_.step()) = tile[c * kFewRows + r];
+      for (std::int64_t c = n; c < columns; ++c) *reinterpret_cast<Item*>(row + c * rows_.step()) = Item(0);
+    }
+  }
+
+  Codec<T> codec_;
+  Rows rows_;
+  bool narrow_;
+};
+
 // Buffers that a thread takes for a chunk of rows and leaves for the next: no more are made than threads work.
 template <typename Worker>
 class Idle {

@@ -18,6 +18,11 @@ inline std::int64_t softmax_cost(std::int64_t rows, std::int64_t columns, std::i
   return rows * (columns + 64) * item * 8;
 }
 
+// Rows taken sixteen at once: an element the same, the end of a row as much as four.
+inline std::int64_t few_classes_cost(std::int64_t rows, std::int64_t classes, std::int64_t item) {
+  return rows * (classes + 4) * item * 8;
+}
+
 // Threads that share each row, one row after another, because rows are few and long; 1: rows are shared out whole. A
 // shared row passes three parallel regions (maximum, sums, result), of which each must be worth waking the team:
 // 8 x 4 bytes x columns / 3 >= kSerialBytes holds for float32 rows of 49,152 columns and more. From two rows a thread

@@ -139,6 +139,14 @@ inline Lanes<T> where_nonzero(const Lanes<T>& mask, const Lanes<T>& value) {
   return r;
 }
 
+// value where key == number, else other.
+template <typename T>
+inline Lanes<T> where_equal(const Lanes<T>& key, T number, const Lanes<T>& value, const Lanes<T>& other) {
+  Lanes<T> r;
+  for (int i = 0; i < Lanes<T>::kVectors; ++i) r.v[i] = key.v[i] == number ? value.v[i] : other.v[i];
+  return r;
+}
+
 // Sixteen elements as double.
 inline Lanes<double> load_double(const double* p) { return Lanes<double>::load(p); }
 inline Lanes<double> load_double(const float* p) {

@@ -84,13 +84,14 @@ inline Lanes<T> exp_nonpositive(const Lanes<T>& x) {
 }
 
 // log(x) for x > 0 and not subnormal; inf and NaN pass through. Within 1 unit in the last place.
-// x = 2^e m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1).
+// x = 2^e m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1). Without a branch: loops over it vectorize.
 inline double log_positive(double x) {
-  if (!(x < std::numeric_limits<double>::infinity())) return x;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const auto bits = std::bit_cast<std::uint64_t>(x);
   // moves the split of the exponent from 1 to sqrt(1/2)
   const std::uint64_t moved = bits + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
-  const auto e = static_cast<std::int64_t>(moved >> 52) - 1023;
+  // the biased exponent in the low bits of 2^52: an integer becomes a double without a conversion
+  const double n = std::bit_cast<double>((moved >> 52) | 0x4330000000000000u) - (0x1p52 + 1023.0);
   const double m = std::bit_cast<double>((moved & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu);
   const double f = m - 1.0;
   const double s = f / (2.0 + f);
@@ -98,17 +99,16 @@ inline double log_positive(double x) {
   double tail = 0.0;  // sum of z^k / (2k + 1), k = 1 ... 11
   for (int k = 11; k >= 1; --k) tail = (tail + 1.0 / (2 * k + 1)) * z;
   // f - s f + 2 s tail, with s f = f^2 / (2 + f), keeps the leading term exact; e ln2 is split as in exp
-  const double n = static_cast<double>(e);
   const double low = n * ExpConstants<double>::ln2_low - s * (f - 2.0 * tail);
-  return (n * ExpConstants<double>::ln2_high + (low + f));
+  const double value = n * ExpConstants<double>::ln2_high + (low + f);
+  return x < infinity ? value : x;
 }
 
 // log(1 + x) for x >= 0; exact to rounding for small x too (Kahan's correction of the rounded sum).
 inline double log1p_nonnegative(double x) {
   const double u = 1.0 + x;
-  if (!(u < std::numeric_limits<double>::infinity())) return u;
-  const double lost = x - (u - 1.0);
-  return log_positive(u) + lost / u;
+  const double lost = x - (u - 1.0), value = log_positive(u) + lost / u;
+  return u < std::numeric_limits<double>::infinity() ? value : u;
 }
 
 template <typename T>

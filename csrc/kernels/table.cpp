@@ -8,6 +8,7 @@
 #include "kernels/dropout.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/elementwise_losses.hpp"
+#include "kernels/few_classes.hpp"
 #include "kernels/formats.hpp"
 #include "kernels/row_norm.hpp"
 #include "kernels/rules.hpp"
@@ -46,6 +47,7 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .sum_of_squares = sum_of_squares<T>,
       .softmax_row = softmax_row<T>,
       .cross_entropy_row = cross_entropy_row<T>,
+      .cross_entropy_few = cross_entropy_few<T>,
       .piece_maximum = piece_maximum<T>,
       .softmax_peak = softmax_peak<T>,
       .softmax_sum = softmax_sum<T>,

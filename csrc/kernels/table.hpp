@@ -76,6 +76,21 @@ struct RowResult {
   T at_label;
 };
 
+inline constexpr std::int64_t kFewClasses = 32;  // rows of no more are taken sixteen at once
+inline constexpr int kFewRows = 16;
+
+// Rows of at most kFewClasses, with one class each as their target.
+template <typename T>
+struct FewRows {
+  std::int64_t classes;
+  const std::int64_t* labels;  // (16), below 0: no row, or one without a loss
+  const T* weight;             // (C) or null
+  double z_loss, scale;
+  bool gradient;
+  T* tile;         // (C, 16): the logits; the gradient, if wanted, else destroyed
+  double* losses;  // (16)
+};
+
 // Per-channel numbers of batch normalization, ready for use: x - mean is (x - mean_high) - mean_low.
 template <typename T>
 struct ChannelScale {
@@ -172,7 +187,8 @@ struct FloatKernels {
   // Whole rows; log: log-softmax. out may be x.
   void (*softmax_row)(const T* x, T* out, std::int64_t n, bool log, const RowsAhead& ahead);
   double (*cross_entropy_row)(const CrossEntropyRow<T>& row);
-  // The same in pieces [begin, end) of kRowPiece elements: the largest of each; then the peak; then each one's sums, to
+  void (*cross_entropy_few)(const FewRows<T>& rows);
+  // A row in pieces [begin, end) of kRowPiece elements: the largest of each; then the peak; then each one's sums, to
   // be added in order; then what is written.
   T (*piece_maximum)(const T* x, std::int64_t n);
   RowPeak<T> (*softmax_peak)(const T* x, std::int64_t n, T max, bool log);

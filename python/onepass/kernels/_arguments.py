@@ -15,6 +15,7 @@ from onepass._update_functions import check_bits
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
+_UINT16 = np.dtype(np.uint16).num
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -43,6 +44,8 @@ def thread_count(threads: int | None) -> int:
 
 
 def real(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     return float(value)
@@ -57,7 +60,9 @@ def flag(name: str, value: Any) -> bool:
 def bfloat16_bits(dtype: str | None, **arrays: Any) -> bool:
     """Whether arrays in uint16 are the bits of bfloat16; without the caller's word they are refused."""
     for name, array in arrays.items():
-        check_bits(name, [array], dtype)
+        # the number of a dtype is compared faster than the dtype
+        if dtype is not None or (isinstance(array, np.ndarray) and array.dtype.num == _UINT16):
+            check_bits(name, [array], dtype)
     return dtype is not None
 
 

@@ -204,7 +204,7 @@ def bias_activation(
     [[0.0, 2.5]]
     """
     result = new_in_order(x, "x") if out is None else out
-    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype)
+    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype, x=x)
     axis = integer("channel_axis", channel_axis)
     _core.bias_activate(code, slope, x, bias, axis, result, bits, thread_count(threads))
     return result
@@ -235,7 +235,7 @@ def bias_activation_backward(
     dx = new_in_order(dy, "dy") if dx is None else dx
     if dbias is None:
         dbias = np.empty(array_shape(bias, "bias"), bias.dtype)
-    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype)
+    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype, dy=dy)
     axis = integer("channel_axis", channel_axis)
     _core.bias_activate_backward(code, slope, dy, x, bias, axis, dx, dbias, bits, thread_count(threads))
     return dx, dbias
@@ -250,7 +250,7 @@ def _forward(
     negative_slope: Any = 0.0,
 ) -> Array:
     result = new_in_order(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype)
+    bits = bfloat16_bits(dtype, x=x)
     _core.activate(_CODES[activation], _slope(negative_slope), x, result, bits, thread_count(threads))
     return result
 
@@ -266,7 +266,7 @@ def _backward(
     negative_slope: Any = 0.0,
 ) -> Array:
     result = new_in_order(dy, "dy") if out is None else out
-    code, slope, bits = _CODES[activation], _slope(negative_slope), bfloat16_bits(dtype)
+    code, slope, bits = _CODES[activation], _slope(negative_slope), bfloat16_bits(dtype, dy=dy)
     _core.activate_backward(code, slope, dy, saved_name, saved, result, bits, thread_count(threads))
     return result
 
