@@ -131,7 +131,7 @@ def binary_cross_entropy_with_logits(
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, logits, "logits")
     weight, pos_weight = _broadcast("weight", weight, logits), _broadcast("pos_weight", pos_weight, logits)
-    bits, number = bits, thread_count(threads)
+    bits, number = bfloat16_bits(dtype, logits=logits), thread_count(threads)
     total = _core.binary_cross_entropy(logits, targets, weight, pos_weight, code, losses, gradient, bits, number)
     return (total if losses is None else losses), gradient
 
