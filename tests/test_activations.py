@@ -355,6 +355,9 @@ def test_bias_activation_is_a_sum_and_an_activation(name, rng):
     assert ulps(dx, dy * exact, np.abs(dy) * scale * bound(name, x + bias)) <= 1
     # in place, into views, threads
     assert_same_bits(kernels.bias_activation(x.T.copy().T, bias, name, **options), y)
+    own = x.copy()
+    assert kernels.bias_activation(own, bias, name, own, **options) is own
+    assert_same_bits(own, y)
     own, sums = dy.copy(), np.empty_like(bias)
     kernels.bias_activation_backward(own, x, bias, name, own, sums, threads=3, **options)
     assert_same_bits(own, dx)
