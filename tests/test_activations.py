@@ -343,6 +343,15 @@ def test_bias_then_activation(shape, axis, name, dtype, rng):
     np.testing.assert_allclose(y, reference.bias_activation(x, bias, name, channel_axis=axis), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((60_000, 1, 2), 1), ((300_000, 3), -1)])
+def test_bias_gradients_of_many_rows_do_not_drift(shape, axis):
+    """0.1 again and again in float32 alone would be off by hundreds of units."""
+    dy = np.full(shape, 0.1, np.float32)
+    _, dbias = kernels.bias_activation_backward(dy, dy, np.ones(shape[axis], np.float32), "relu", channel_axis=axis)
+    exact = dy.size / shape[axis] * np.float64(np.float32(0.1))
+    assert ulps(dbias, np.full(dbias.shape, exact)) <= 16
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bias_activation_is_a_sum_and_an_activation(name, rng):
     x, dy = rng.normal(size=(2, 33, 20)).astype(np.float32)
