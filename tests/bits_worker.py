@@ -321,13 +321,70 @@ def relu(arrays, n, threads):
     return [y, dx, kernels.relu(x, out=x, threads=threads)]
 
 
-def mean_squared_error(reduction):
+def activation(name, *options, kind=None):
+    """Forward and backward; kind: data of this type through strided views, and in place."""
+
     def run(arrays, n, threads):
-        grad = arrays.empty(n)
-        loss, _ = kernels.mean_squared_error(arrays.new(n), arrays.new(n), reduction, grad, threads=threads)
+        x, dy = arrays.new(3, n), arrays.new(3, n)
+        more = {"threads": threads}
+        if kind is not None:
+            x, dy = (half(np.repeat(a, 2, axis=-1), kind)[..., ::2] for a in (x, dy))
+            more["dtype"] = "bfloat16" if kind == np.uint16 else None
+        y = getattr(kernels, name)(x, *options, **more)
+        saved = y if name in ("sigmoid", "tanh") else x
+        dx = getattr(kernels, f"{name}_backward")(dy, saved, *options, **more)
+        return [y, dx, getattr(kernels, name)(x, *options, out=x, **more)]
+
+    return run
+
+
+def bias_activation(name, shape_of, channel_axis):
+    def run(arrays, n, threads):
+        shape = shape_of(n)
+        x, dy, bias = arrays.new(*shape), arrays.new(*shape), arrays.new(shape[channel_axis])
+        options = {"channel_axis": channel_axis, "threads": threads}
+        y = kernels.bias_activation(x, bias, name, arrays.empty(*shape), **options)
+        return [y, *kernels.bias_activation_backward(dy, x, bias, name, arrays.empty(*shape), **options)]
+
+    return run
+
+
+def dropout(arrays, n, threads):
+    x = arrays.new(3, n)
+    y = kernels.dropout(x, 0.3, 7, n, arrays.empty(3, n), threads=threads)
+    dx = kernels.dropout_backward(x[:, ::-1], 0.3, 7, n, threads=threads)
+    bits = kernels.dropout(half(x, np.uint16).T, 0.3, 7, n, dtype="bfloat16", threads=threads)
+    return [y, dx, bits, kernels.dropout(x, 0.3, 7, n, x, threads=threads)]
+
+
+def element_loss(name, reduction, *options, kind=None):
+    def run(arrays, n, threads):
+        x, target = arrays.new(n), arrays.new(n)
+        more, grad = {"threads": threads}, arrays.empty(n)
+        if kind is not None:
+            x, target = (half(np.repeat(a, 2), kind)[::2] for a in (x, target))
+            more["dtype"], grad = ("bfloat16" if kind == np.uint16 else None), None
+        loss, grad = getattr(kernels, name)(x, target, *options, reduction=reduction, grad=grad, **more)
         return [np.asarray(loss), grad]
 
     return run
+
+
+def binary_cross_entropy(arrays, n, threads):
+    x, weight, positive = arrays.new(3, n), arrays.positive(3, 1), arrays.positive(n)
+    targets = np.arange(3 * n, dtype=np.int8).reshape(3, n) % 2
+    loss, grad = kernels.binary_cross_entropy_with_logits(
+        x, targets, weight, positive, "sum", arrays.empty(3, n), threads=threads
+    )
+    return [np.asarray(loss), grad]
+
+
+def nll_loss(arrays, n, threads):
+    x = arrays.new(n, 7)
+    options = {"threads": threads}
+    loss, grad = kernels.nll_loss(x, arrays.labels((n,), 7), arrays.positive(7), grad=arrays.empty(n, 7), **options)
+    each, _ = kernels.nll_loss(half(x, np.float16)[:, ::2], arrays.labels((n,), 4), reduction="none", **options)
+    return [np.asarray(loss), grad, each]
 
 
 def linear(arrays, n, threads):
@@ -387,8 +444,26 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "instance_norm": (row_norm("instance_norm", lambda n: (3, 5, n + 1)), (16_007,)),
     "global_norm": (global_norm, (100_003,)),
     "relu": (relu, (100_003,)),
-    "mean_squared_error": (mean_squared_error("mean"), (100_003,)),
-    "mean_squared_error none": (mean_squared_error("none"), (100_003,)),
+    "leaky_relu": (activation("leaky_relu", 0.1), (100_003,)),
+    "gelu": (activation("gelu"), (60_013,)),
+    "gelu tanh": (activation("gelu", "tanh"), (60_013,)),
+    "gelu bfloat16": (activation("gelu", kind=np.uint16), (60_013,)),
+    "silu": (activation("silu"), (60_013,)),
+    "silu float16": (activation("silu", kind=np.float16), (60_013,)),
+    "sigmoid": (activation("sigmoid"), (60_013,)),
+    "tanh": (activation("tanh"), (60_013,)),
+    "bias_activation": (bias_activation("relu", lambda n: (n, 5), -1), (60_013,)),
+    "bias_activation wide": (bias_activation("gelu", lambda n: (131, n), -1), (2_003,)),
+    "bias_activation channels": (bias_activation("tanh", lambda n: (3, 4, n), 1), (20_011,)),
+    "dropout": (dropout, (60_013,)),
+    "mean_squared_error": (element_loss("mean_squared_error", "mean"), (100_003,)),
+    "mean_squared_error none": (element_loss("mean_squared_error", "none"), (100_003,)),
+    "mean_squared_error bfloat16": (element_loss("mean_squared_error", "sum", kind=np.uint16), (100_003,)),
+    "huber_loss": (element_loss("huber_loss", "mean", 0.5), (100_003,)),
+    "smooth_l1_loss": (element_loss("smooth_l1_loss", "mean", 0.5), (100_003,)),
+    "binary_cross_entropy": (element_loss("binary_cross_entropy_with_logits", "mean"), (100_003,)),
+    "binary_cross_entropy weights": (binary_cross_entropy, (60_013,)),
+    "nll_loss": (nll_loss, (40_009,)),
     "linear": (linear, (977 + 401, 977 + 976)),
 }
 BLAS = {"linear", "linear_cross_entropy"}  # the product's own treatment of NaN and subnormals is BLAS's

@@ -60,6 +60,8 @@ def test_grid_holds_every_kernel_type_and_size(reports):
     names = {name.split(" ")[0] for name, *_ in cases}
     functions = {"cross_entropy", "softmax", "log_softmax", "batch_norm", "global_norm", "relu", "linear"}
     functions |= {"linear_cross_entropy", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
+    functions |= {"leaky_relu", "gelu", "silu", "sigmoid", "tanh", "bias_activation", "dropout", "nll_loss"}
+    functions |= {"huber_loss", "smooth_l1_loss", "binary_cross_entropy"}
     assert names == functions | {"mean_squared_error"} | kernels.UPDATES.keys()
     for name in {name for name, *_ in cases}:
         for dtype in ("float32", "float64"):

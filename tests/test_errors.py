@@ -3,6 +3,7 @@ what it is, and what to do about it."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import onepass
 from onepass import kernels, optim, reference
 
 F, D = np.float32, np.float64
+BCE = "binary_cross_entropy_with_logits"
 
 
 def f32(*shape):
@@ -160,6 +162,17 @@ TYPE = [  # name: call, argument that the message begins with, word of the remed
     ("relu_backward y of another type", lambda: call("relu_backward", f32(3), f64(3)), "y", "convert"),
     ("prediction a list", lambda: call("mean_squared_error", [1.0], f32(1)), "prediction", "asarray"),
     ("target of another type", lambda: call("mean_squared_error", f32(3), f64(3)), "target", "convert"),
+    ("gelu of integers", lambda: call("gelu", np.arange(3)), "x", "convert"),
+    ("tanh_backward y of another type", lambda: call("tanh_backward", f32(3), f64(3)), "y", "convert"),
+    ("bias of another type", lambda: call("bias_activation", f32(2, 3), f64(3)), "bias", "convert"),
+    ("dropout of a list", lambda: call("dropout", [1.0], 0.5, 1), "x", "asarray"),
+    ("dropout seed a float", lambda: call("dropout", f32(3), 0.5, 1.5), "seed", "integer"),
+    ("negative_slope a word", lambda: call("leaky_relu", f32(3), "x"), "negative_slope", "number"),
+    ("answers of another float", lambda: call(BCE, f32(3), f64(3)), "targets", "convert"),
+    ("answers boolean", lambda: call(BCE, f32(3), np.ones(3, bool)), "targets", "convert"),
+    ("pos_weight of another type", lambda: call(BCE, f32(3), f32(3), None, f64(3)), "pos_weight", "convert"),
+    ("nll targets are floats", lambda: call("nll_loss", f32(3, 4), f32(3)), "targets", "convert"),
+    ("nll weight of another type", lambda: call("nll_loss", f32(3, 4), np.arange(3), f64(4)), "weight", "convert"),
 ]
 
 VALUE = [
@@ -211,7 +224,31 @@ VALUE = [
     ),
     ("relu out of another shape", lambda: call("relu", f32(3), f32(4)), "out", "(3,)"),
     ("target of another shape", lambda: call("mean_squared_error", f32(3), f32(4)), "target", "(3,)"),
+    ("gelu out of another shape", lambda: call("gelu", f32(3), "none", f32(4)), "out", "(3,)"),
+    ("approximate unknown", lambda: call("gelu", f32(3), "erf"), "approximate", "'none' or 'tanh'"),
+    ("activation unknown", lambda: call("bias_activation", f32(2, 3), f32(3), "elu"), "activation", "'relu'"),
+    ("bias of another length", lambda: call("bias_activation", f32(2, 3), f32(2)), "bias", "(3,)"),
+    ("bias beside a number", lambda: call("bias_activation", f32(), f32(1)), "channel_axis", "out of range"),
+    (
+        "channel_axis of bias",
+        lambda: call("bias_activation", f32(2, 3), f32(3), channel_axis=2),
+        "channel_axis",
+        "out of range",
+    ),
+    ("negative_slope nan", lambda: call("leaky_relu", f32(3), float("nan")), "negative_slope", "finite"),
+    ("p above 1", lambda: call("dropout", f32(3), 1.5, 1), "p", "[0, 1]"),
+    ("dropout step negative", lambda: call("dropout", f32(3), 0.5, 1, -1), "step", "0 or more"),
+    ("delta 0", lambda: call("huber_loss", f32(3), f32(3), 0.0), "delta", "> 0"),
+    ("beta negative", lambda: call("smooth_l1_loss", f32(3), f32(3), -1.0), "beta", ">= 0"),
+    ("answer 2", lambda: call(BCE, f32(3), np.array([0, 2, 1])), "targets[1] is 2", "0 or 1"),
+    ("answers of another shape", lambda: call(BCE, f32(3), np.zeros(4, int)), "targets", "(3,)"),
+    ("answers' weight of another shape", lambda: call(BCE, f32(3), f32(3), f32(4)), "weight", "broadcasts to (3,)"),
+    ("nll label", lambda: call("nll_loss", f32(3, 4), np.array([0, 4, 1])), "targets[1] is 4", "0 <= target < 4"),
+    ("nll of one axis", lambda: call("nll_loss", f32(4), np.array(0)), "log_probabilities", "(N, C)"),
+    ("nll targets of another length", lambda: call("nll_loss", f32(3, 4), np.arange(2)), "targets", "(3,)"),
     # empty
+    ("answers to nothing", lambda: call(BCE, f32(0), f32(0)), "logits", "empty"),
+    ("nll of nothing", lambda: call("nll_loss", f32(0, 3), np.zeros(0, int)), "log_probabilities", "empty"),
     ("empty logits", lambda: entropy(logits=f32(0, 4), targets=np.zeros(0, int)), "logits", "empty"),
     ("no classes", lambda: entropy(logits=f32(3, 0)), "logits", "empty"),
     ("softmax of nothing", lambda: call("softmax", f32(3, 0)), "x", "empty"),
@@ -256,8 +293,7 @@ VALUE = [
     ("weight with gaps", lambda: entropy(weight=gaps(4)), "weight", "ascontiguousarray"),
     ("linear x with gaps", lambda: call("linear", gaps(2, 3), f32(5, 3)), "x", "ascontiguousarray"),
     ("linear weight transposed", lambda: call("linear", f32(2, 3), f32(3, 5).T), "weight", "ascontiguousarray"),
-    ("relu x with gaps", lambda: call("relu", gaps(6)), "x", "ascontiguousarray"),
-    ("target with gaps", lambda: call("mean_squared_error", f32(6), gaps(6)), "target", "ascontiguousarray"),
+    ("bias with gaps", lambda: call("bias_activation", f32(2, 6), gaps(6)), "bias", "ascontiguousarray"),
     ("param between elements", lambda: adam(param=bytes_apart(5)), "param", "copy"),
     ("grad between elements", lambda: adam(grad=bytes_apart(5)), "grad", "copy"),
     # values
@@ -411,7 +447,13 @@ OBVIOUS = [  # the oracle refuses these with the same type of error; it may acce
     "log_probabilities are the logits", "linear_cross_entropy of another weight", "linear_cross_entropy of 16 bits",
     "linear_cross_entropy inner sizes differ", "linear_cross_entropy of nothing",
     "linear_cross_entropy targets of another length", "inference without statistics", "linear inner sizes differ",
-    "fewer gradients than parameters",
+    "fewer gradients than parameters", "gelu of integers", "tanh_backward y of another type", "bias of another type",
+    "dropout of a list", "dropout seed a float", "answers of another float", "answers boolean",
+    "pos_weight of another type", "nll targets are floats", "nll weight of another type", "gelu out of another shape",
+    "approximate unknown", "activation unknown", "bias of another length", "bias beside a number",
+    "channel_axis of bias", "p above 1", "dropout step negative", "delta 0", "beta negative", "answer 2",
+    "answers of another shape", "answers' weight of another shape", "nll label", "nll of one axis",
+    "nll targets of another length", "answers to nothing", "nll of nothing",
 ]  # fmt: skip
 
 
@@ -464,6 +506,12 @@ def test_interleaved_views_that_share_no_element_are_accepted():
 # ---- every array argument of every kernel x every fault
 
 
+ACTIVATIONS = {  # what the backward function is given
+    "relu": "y", "leaky_relu": "x", "gelu": "x", "silu": "x", "sigmoid": "y", "tanh": "y",
+}  # fmt: skip
+PAIR_LOSSES = ("mean_squared_error", "huber_loss", "smooth_l1_loss")
+ANY_SHAPE = {*ACTIVATIONS, *(f"{name}_backward" for name in ACTIVATIONS), *PAIR_LOSSES}
+ANY_SHAPE |= {"softmax", "log_softmax", "dropout", "dropout_backward"}
 SHAPES = {  # kernel: its array arguments; the first is what the others' shapes and types are held against
     "softmax_cross_entropy": {
         "logits": (3, 4), "targets": int, "weight": (4,), "grad": (3, 4), "log_probabilities": (3, 4),
@@ -493,15 +541,23 @@ SHAPES = {  # kernel: its array arguments; the first is what the others' shapes 
     },
     "linear": {"x": (2, 3), "weight": (5, 3), "bias": (5,), "out": (2, 5)},
     "linear_backward": {"x": (2, 3), "weight": (5, 3), "dy": (2, 5), "dx": (2, 3), "dweight": (5, 3), "dbias": (5,)},
-    "relu": {"x": (6,), "out": (6,)},
-    "relu_backward": {"dy": (6,), "y": (6,), "out": (6,)},
-    "mean_squared_error": {"prediction": (6,), "target": (6,), "grad": (6,)},
+    **{name: {"x": (2, 6), "out": (2, 6)} for name in ACTIVATIONS},
+    **{f"{name}_backward": {"dy": (2, 6), saved: (2, 6), "out": (2, 6)} for name, saved in ACTIVATIONS.items()},
+    "bias_activation": {"x": (2, 6), "bias": (6,), "out": (2, 6)},
+    "bias_activation_backward": {"x": (2, 6), "dy": (2, 6), "bias": (6,), "dx": (2, 6), "dbias": (6,)},
+    "dropout": {"x": (2, 6), "out": (2, 6)},
+    "dropout_backward": {"dy": (2, 6), "out": (2, 6)},
+    **{name: {"prediction": (2, 6), "target": (2, 6), "grad": (2, 6)} for name in PAIR_LOSSES},
+    "binary_cross_entropy_with_logits": {
+        "logits": (2, 6), "targets": (2, 6), "weight": (2, 6), "pos_weight": (2, 6), "grad": (2, 6),
+    },
+    "nll_loss": {"log_probabilities": (3, 4), "targets": int, "weight": (4,), "grad": (3, 4)},
     **{name: dict.fromkeys(["param", "grad", *rule.states], (2, 3)) for name, rule in kernels.UPDATES.items()},
 }  # fmt: skip
 OUTPUTS = {"out", "running_mean", "running_var", "dgamma", "dbeta", "dresidual", "dx", "dweight", "dbias", "param"}
 OUTPUTS |= {"log_probabilities"}
 STATES = {state for rule in kernels.UPDATES.values() for state in rule.states}
-DENSE = ("batch_norm", "linear", "relu", "mean_squared_error")
+DENSE = ("batch_norm", "linear")
 
 
 def arguments_of(kernel):
@@ -511,6 +567,8 @@ def arguments_of(kernel):
         return {**arrays, "step": 1}
     if kernel == "batch_norm_apply":
         arrays["statistics"] = kernels.batch_norm_statistics(arrays["x"])
+    if kernel.startswith("dropout"):
+        return {**arrays, "p": 0.5, "seed": 1}
     if kernel.startswith("batch_norm_backward"):
         options = {"beta": f32(3), "residual": f32(6, 3), "relu": True}
         arrays["saved"] = kernels.batch_norm(arrays["x"], arrays["gamma"], **options)[1]
@@ -520,6 +578,8 @@ def arguments_of(kernel):
 
 
 def is_written(kernel, name):
+    if kernel == "nll_loss" and name == "log_probabilities":
+        return False
     return name in OUTPUTS | STATES or (name == "grad" and kernel not in kernels.UPDATES)
 
 
@@ -574,7 +634,8 @@ def faults_of(kernel, name):
     if not is_written(kernel, name):
         own -= {"read-only", "its elements share memory"}
     strided = kernel.startswith("batch_norm") and len(SHAPES[kernel][name]) > 1
-    if strided or not (kernel.startswith(DENSE) or name == "weight") or name == "targets":
+    dense = kernel.startswith(DENSE) or (name == "weight" and kernel != BCE)
+    if strided or not dense or name == "targets":
         own -= {"with gaps", "backwards"}
     elif kernel.startswith(DENSE):
         own -= {"its elements share memory"}  # refused as not contiguous
@@ -582,7 +643,7 @@ def faults_of(kernel, name):
         own -= {"float16", "the other float", "one row more", "one axis more"}
     if name == "targets":
         own -= {"integer"}
-    if kernel in ("softmax", "log_softmax", "relu", "relu_backward", "mean_squared_error"):
+    if kernel in ANY_SHAPE:
         own -= {"one axis more"} if name == next(iter(SHAPES[kernel])) else set()
     return sorted(own)
 
@@ -631,6 +692,14 @@ def test_what_is_written_may_overlap_nothing_in_part(kernel, written, other):
         getattr(kernels, kernel.strip())(**arguments)
     assert str(caught.value).startswith((written, other))
     assert {key: v.tobytes() for key, v in arguments.items() if isinstance(v, np.ndarray)} == before
+
+
+@pytest.mark.parametrize(
+    "kernel", [k for k in SHAPES if "dtype" in inspect.signature(getattr(kernels, k.strip())).parameters]
+)
+def test_a_dtype_that_is_not_known_is_refused(kernel):
+    with pytest.raises(ValueError, match="dtype: expected 'bfloat16'"):
+        getattr(kernels, kernel.strip())(**arguments_of(kernel), dtype="bf16")
 
 
 @pytest.mark.parametrize("name", ["x", "dy", "y", "param", "logits", "prediction", "targets", "gamma", "arrays"])

@@ -161,6 +161,10 @@ KERNELS = [
     "linear_cross_entropy",
     "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
     "group_norm", "group_norm_backward", "instance_norm", "instance_norm_backward",
+    "leaky_relu", "leaky_relu_backward", "gelu", "gelu_backward", "silu", "silu_backward",
+    "sigmoid", "sigmoid_backward", "tanh", "tanh_backward", "bias_activation", "bias_activation_backward",
+    "dropout", "dropout_backward",
+    "binary_cross_entropy_with_logits", "huber_loss", "smooth_l1_loss", "nll_loss",
 ]  # fmt: skip
 
 
@@ -218,8 +222,11 @@ def test_design_signatures():
         ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]),
         ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
         ("onepass.schedules", ["constant", "step_decay", "cosine", "linear_warmup", "join"]),
-        ("onepass.nn", ["Linear", "BatchNorm", "ReLU", "Sequential"]),
-        ("onepass.losses", ["CrossEntropy", "MeanSquaredError"]),
+        (
+            "onepass.nn",
+            ["Linear", "BatchNorm", "ReLU", "Sequential", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Dropout"],
+        ),
+        ("onepass.losses", ["CrossEntropy", "MeanSquaredError", "BinaryCrossEntropyWithLogits", "Huber", "SmoothL1"]),
         ("onepass.trainer", ["Trainer"]),
     ],
 )

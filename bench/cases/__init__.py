@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from bench.case import Case
 from bench.cases import (
+    activations,
     batch_norm,
     batch_norm_variants,
     clipping,
@@ -31,6 +32,7 @@ TOPICS = (
     batch_norm,
     batch_norm_variants,
     row_normalization,
+    activations,
     training,
     numpy_loop,
     imports,

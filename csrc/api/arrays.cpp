@@ -263,13 +263,13 @@ onepass_status check_threads(std::int32_t threads) {
   return ONEPASS_OK;
 }
 
-Layout::Layout(const onepass_array* const* arrays, int count) : operands(count) {
+Layout::Layout(const onepass_array* const* arrays, int count, Order order) : operands(count) {
   const onepass_array& first = *arrays[0];
-  int order[ONEPASS_MAX_DIMENSIONS];
+  int sorted[ONEPASS_MAX_DIMENSIONS];
   for (int axis = 0; axis < first.ndim; ++axis)
-    if (first.shape[axis] != 1) order[ndim++] = axis;
-  std::stable_sort(order, order + ndim, [&](int a, int b) {
-    for (int k = 0; k < count; ++k) {
+    if (first.shape[axis] != 1) sorted[ndim++] = axis;
+  std::stable_sort(sorted, sorted + ndim, [&](int a, int b) {
+    for (int k = 0; order == Order::memory && k < count; ++k) {
       const std::int64_t sa = std::abs(stride(*arrays[k], a)), sb = std::abs(stride(*arrays[k], b));
       if (sa != sb) return sa > sb;
     }
@@ -278,7 +278,7 @@ Layout::Layout(const onepass_array* const* arrays, int count) : operands(count) 
   const int axes = ndim;
   ndim = 0;
   for (int i = 0; i < axes; ++i) {
-    const int axis = order[i];
+    const int axis = sorted[i];
     bool merge = ndim > 0;
     for (int k = 0; merge && k < count; ++k)
       merge = strides[k][ndim - 1] == stride(*arrays[k], axis) * first.shape[axis];

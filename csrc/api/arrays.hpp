@@ -88,13 +88,19 @@ onepass_status with_float(std::int32_t dtype, F&& body) {
   return dtype == ONEPASS_FLOAT32 ? body(float{}) : body(double{});
 }
 
+inline std::int32_t computed_type(std::int32_t dtype) {
+  return dtype == ONEPASS_FLOAT64 ? ONEPASS_FLOAT64 : ONEPASS_FLOAT32;
+}
 // Calls body with a number of the type that a dtype is computed in.
 template <typename F>
 onepass_status with_computed(std::int32_t dtype, F&& body) {
   return dtype == ONEPASS_FLOAT64 ? body(double{}) : body(float{});
 }
 
-// Several arrays of one shape, their axes sorted by the first one's strides and merged where all of them allow it.
+enum class Order { memory, c };
+
+// Several arrays of one shape, their axes sorted by the first one's strides (or as they are) and merged where all of
+// them allow it.
 struct Layout {
   static constexpr int kMaxOperands = 4 + ONEPASS_MAX_STATES + ONEPASS_MAX_AVERAGES;
   int operands = 0;
@@ -102,7 +108,7 @@ struct Layout {
   std::int64_t shape[ONEPASS_MAX_DIMENSIONS];
   std::int64_t strides[kMaxOperands][ONEPASS_MAX_DIMENSIONS];  // bytes
 
-  Layout(const onepass_array* const* arrays, int count);
+  Layout(const onepass_array* const* arrays, int count, Order order = Order::memory);
   bool dense(int operand, std::int64_t item) const;  // its innermost axis has no gaps
 
   // visit(offsets[operands], length) for each stretch along the innermost axis of elements [begin, end)

@@ -6,40 +6,23 @@
 #include <string>
 
 #include "api/dense_row.hpp"
+#include "api/integers.hpp"
 #include "api/shared_rows.hpp"
 
 namespace onepass::api {
 namespace {
-
-std::int64_t load_label(const char* p, std::int32_t dtype) {
-  switch (dtype) {
-    case ONEPASS_INT8: return *reinterpret_cast<const std::int8_t*>(p);
-    case ONEPASS_UINT8: return *reinterpret_cast<const std::uint8_t*>(p);
-    case ONEPASS_INT16: return *reinterpret_cast<const std::int16_t*>(p);
-    case ONEPASS_UINT16: return *reinterpret_cast<const std::uint16_t*>(p);
-    case ONEPASS_INT32: return *reinterpret_cast<const std::int32_t*>(p);
-    case ONEPASS_UINT32: return *reinterpret_cast<const std::uint32_t*>(p);
-    case ONEPASS_INT64: return *reinterpret_cast<const std::int64_t*>(p);
-    default: return static_cast<std::int64_t>(*reinterpret_cast<const std::uint64_t*>(p));  // see fits
-  }
-}
-
-// A label above the largest int64 would look negative, and could be taken for ignore_index.
-bool fits(std::int64_t label, std::int32_t dtype) { return dtype != ONEPASS_UINT64 || label >= 0; }
 
 onepass_status read_labels(const onepass_array& targets, std::int64_t classes, std::int64_t ignore_index,
                            std::vector<std::int64_t>& labels) {
   const Rows rows(targets, -1);
   labels.resize(static_cast<std::size_t>(rows.count()));
   for (std::int64_t r = 0; r < rows.count(); ++r) {
-    const std::int64_t label = load_label(rows.at(r), targets.dtype);
-    if (!fits(label, targets.dtype) || (label != ignore_index && (label < 0 || label >= classes))) {
-      const std::string text =
-          targets.dtype == ONEPASS_UINT64 ? std::to_string(static_cast<std::uint64_t>(label)) : std::to_string(label);
+    std::int64_t label = 0;
+    const bool fits = load_integer(rows.at(r), targets.dtype, label);
+    if (!fits || (label != ignore_index && (label < 0 || label >= classes)))
       return fail(ONEPASS_OUT_OF_RANGE, "targets%s is %s, expected 0 <= target < %lld or ignore_index (%lld)",
-                  index_text(targets, r).c_str(), text.c_str(), static_cast<long long>(classes),
-                  static_cast<long long>(ignore_index));
-    }
+                  index_text(targets, r).c_str(), integer_text(rows.at(r), targets.dtype).c_str(),
+                  static_cast<long long>(classes), static_cast<long long>(ignore_index));
     labels[static_cast<std::size_t>(r)] = label;
   }
   return ONEPASS_OK;

@@ -53,6 +53,14 @@ onepass_array view(const char* name, const py::array& a) {
           reinterpret_cast<const std::int64_t*>(a.strides()), static_cast<std::int32_t>(a.ndim()), code};
 }
 
+onepass_array stored(const char* name, onepass_array a, bool bits) {
+  if (a.ndim < 0 || a.dtype != ONEPASS_UINT16) return a;
+  if (!bits)
+    throw py::type_error(std::string(name) + ": is uint16; if these are the bits of bfloat16, say dtype='bfloat16'");
+  a.dtype = ONEPASS_BFLOAT16;
+  return a;
+}
+
 constexpr onepass_array kAbsent = {nullptr, nullptr, nullptr, -1, 0};
 
 }  // namespace
@@ -78,7 +86,10 @@ onepass_array writable(const char* name, py::handle object) {
   return view(name, a);
 }
 
-onepass_array stored(onepass_array array, bool bits) {
-  if (bits && array.ndim >= 0 && array.dtype == ONEPASS_UINT16) array.dtype = ONEPASS_BFLOAT16;
-  return array;
+onepass_array readable_storage(const char* name, py::handle object, bool bits) {
+  return stored(name, readable(name, object), bits);
+}
+
+onepass_array writable_storage(const char* name, py::handle object, bool bits) {
+  return stored(name, writable(name, object), bits);
 }

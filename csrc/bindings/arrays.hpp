@@ -13,9 +13,10 @@ void raise_if(onepass_status status);
 // The array behind a Python object (None: absent). It borrows: the object must live on.
 onepass_array readable(const char* name, py::handle object);
 onepass_array writable(const char* name, py::handle object);
-
-// The same array, its uint16 taken for the bits of bfloat16, which NumPy does not have, where `bits` says so.
-onepass_array stored(onepass_array array, bool bits);
+// Of any floating-point type. NumPy has no bfloat16: with `bits` arrays in uint16 are its bits, without they
+// are refused.
+onepass_array readable_storage(const char* name, py::handle object, bool bits);
+onepass_array writable_storage(const char* name, py::handle object, bool bits);
 
 // Calls an ABI function without the GIL.
 template <typename F>

@@ -9,4 +9,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_batch_norm(m);
   register_row_norm(m);
   register_layers(m);
+  register_activations(m);
+  register_losses(m);
 }

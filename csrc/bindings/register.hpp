@@ -13,3 +13,5 @@ void register_softmax_cross_entropy(py::module_& m);
 void register_batch_norm(py::module_& m);
 void register_row_norm(py::module_& m);
 void register_layers(py::module_& m);
+void register_activations(py::module_& m);
+void register_losses(py::module_& m);

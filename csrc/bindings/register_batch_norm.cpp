@@ -23,11 +23,11 @@ struct BackwardArguments {
 
   BackwardArguments(bool bits, py::handle dy_, py::handle x_, py::handle gamma_, py::handle beta_, py::handle mean_,
                     py::handle invstd_, py::handle y_, bool training, int channel_axis, bool relu)
-      : dy(stored(readable("dy", dy_), bits)),
-        x(stored(readable("x", x_), bits)),
+      : dy(readable_storage("dy", dy_, bits)),
+        x(readable_storage("x", x_, bits)),
         gamma(readable("gamma", gamma_)),
         beta(readable("beta", beta_)),
-        y(stored(readable("y", y_), bits)),
+        y(readable_storage("y", y_, bits)),
         mean(numbers("saved.mean", mean_, x, channel_axis)),
         invstd(numbers("saved.invstd", invstd_, x, channel_axis)),
         options{channel_axis, training, relu, false, 0.0, 0.0} {}
@@ -37,10 +37,10 @@ struct BackwardResults {
   onepass_array dx, dgamma, dbeta, dresidual;
 
   BackwardResults(bool bits, py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dresidual_)
-      : dx(stored(writable("out", dx_), bits)),
+      : dx(writable_storage("out", dx_, bits)),
         dgamma(writable("dgamma", dgamma_)),
         dbeta(writable("dbeta", dbeta_)),
-        dresidual(stored(writable("dresidual", dresidual_), bits)) {}
+        dresidual(writable_storage("dresidual", dresidual_, bits)) {}
 };
 
 void register_forward(py::module_& m) {
@@ -49,12 +49,12 @@ void register_forward(py::module_& m) {
       [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
          py::handle residual, bool training, double momentum, double eps, int channel_axis, bool relu, bool population,
          py::handle out, py::handle mean, py::handle invstd, bool bits, int threads) {
-        const onepass_array vx = stored(readable("x", x), bits), vgamma = readable("gamma", gamma),
+        const onepass_array vx = readable_storage("x", x, bits), vgamma = readable("gamma", gamma),
                             vbeta = readable("beta", beta);
         const auto running = training ? writable : readable;
         const onepass_array vmean = running("running_mean", running_mean), vvar = running("running_var", running_var);
-        const onepass_array vresidual = stored(readable("residual", residual), bits),
-                            vout = stored(writable("out", out), bits);
+        const onepass_array vresidual = readable_storage("residual", residual, bits),
+                            vout = writable_storage("out", out, bits);
         const onepass_batch_norm_options options = {channel_axis, training, relu, population, momentum, eps};
         double* mean_out = numbers("mean", mean, vx, channel_axis);
         double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
@@ -70,7 +70,7 @@ void register_forward(py::module_& m) {
   m.def(
       "batch_norm_statistics",
       [](py::handle x, int channel_axis, py::handle mean, py::handle m2, bool bits, int threads) {
-        const onepass_array vx = stored(readable("x", x), bits);
+        const onepass_array vx = readable_storage("x", x, bits);
         double* mean_out = numbers("mean", mean, vx, channel_axis);
         double* m2_out = numbers("m2", m2, vx, channel_axis);
         call([&] { return onepass_batch_norm_statistics(&vx, channel_axis, mean_out, m2_out, threads); });
@@ -81,11 +81,11 @@ void register_forward(py::module_& m) {
       [](py::handle x, py::handle gamma, py::handle beta, py::handle running_mean, py::handle running_var,
          py::handle residual, std::int64_t count, py::handle mean, py::handle m2, double momentum, double eps,
          int channel_axis, bool relu, bool population, py::handle out, py::handle invstd, bool bits, int threads) {
-        const onepass_array vx = stored(readable("x", x), bits), vgamma = readable("gamma", gamma),
+        const onepass_array vx = readable_storage("x", x, bits), vgamma = readable("gamma", gamma),
                             vbeta = readable("beta", beta);
         const onepass_array vmean = writable("running_mean", running_mean), vvar = writable("running_var", running_var);
-        const onepass_array vresidual = stored(readable("residual", residual), bits),
-                            vout = stored(writable("out", out), bits);
+        const onepass_array vresidual = readable_storage("residual", residual, bits),
+                            vout = writable_storage("out", out, bits);
         const onepass_batch_norm_options options = {channel_axis, true, relu, population, momentum, eps};
         const double* mean_in = numbers("statistics: mean", mean, vx, channel_axis);
         const double* m2_in = numbers("statistics: m2", m2, vx, channel_axis);

@@ -1,4 +1,4 @@
-// linear, relu, and the BLAS that linear uses.
+// linear, and the BLAS that linear uses.
 #include "bindings/arrays.hpp"
 
 namespace {
@@ -39,18 +39,4 @@ void register_layers(py::module_& m) {
       },
       py::arg("dy"), py::arg("x"), py::arg("weight"), py::arg("dx"), py::arg("dweight"), py::arg("dbias"),
       py::arg("threads"));
-  m.def(
-      "relu",
-      [](py::handle x, py::handle out, int threads) {
-        const onepass_array vx = readable("x", x), vy = writable("out", out);
-        call([&] { return onepass_relu(&vx, &vy, threads); });
-      },
-      py::arg("x"), py::arg("out"), py::arg("threads"));
-  m.def(
-      "relu_backward",
-      [](py::handle dy, py::handle y, py::handle out, int threads) {
-        const onepass_array vdy = readable("dy", dy), vy = readable("y", y), vdx = writable("out", out);
-        call([&] { return onepass_relu_backward(&vdy, &vy, &vdx, threads); });
-      },
-      py::arg("dy"), py::arg("y"), py::arg("out"), py::arg("threads"));
 }

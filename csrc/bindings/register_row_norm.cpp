@@ -5,9 +5,9 @@ void register_row_norm(py::module_& m) {
       "row_norm",
       [](py::handle x, py::handle gamma, py::handle beta, int axes, std::int64_t groups, double eps, py::handle out,
          py::handle mean, py::handle invstd, bool bits, int threads) {
-        const onepass_array vx = stored(readable("x", x), bits);
+        const onepass_array vx = readable_storage("x", x, bits);
         const onepass_array vgamma = readable("gamma", gamma), vbeta = readable("beta", beta);
-        const onepass_array vout = stored(writable("out", out), bits);
+        const onepass_array vout = writable_storage("out", out, bits);
         const onepass_array vmean = writable("mean", mean), vinvstd = writable("invstd", invstd);
         const onepass_row_norm_options options = {axes, groups, eps};
         call([&] { return onepass_row_norm(&vx, &vgamma, &vbeta, &options, &vout, &vmean, &vinvstd, threads); });
@@ -18,10 +18,10 @@ void register_row_norm(py::module_& m) {
       "row_norm_backward",
       [](py::handle dy, py::handle x, py::handle gamma, py::handle mean, py::handle invstd, int axes,
          std::int64_t groups, py::handle dx, py::handle dgamma, py::handle dbeta, bool bits, int threads) {
-        const onepass_array vdy = stored(readable("dy", dy), bits), vx = stored(readable("x", x), bits);
+        const onepass_array vdy = readable_storage("dy", dy, bits), vx = readable_storage("x", x, bits);
         const onepass_array vgamma = readable("gamma", gamma);
         const onepass_array vmean = readable("saved.mean", mean), vinvstd = readable("saved.invstd", invstd);
-        const onepass_array vdx = stored(writable("out", dx), bits);
+        const onepass_array vdx = writable_storage("out", dx, bits);
         const onepass_array vdgamma = writable("dgamma", dgamma), vdbeta = writable("dbeta", dbeta);
         const onepass_row_norm_options options = {axes, groups, 0.0};
         call([&] {

@@ -5,7 +5,7 @@ namespace {
 template <typename Function>
 auto along_axis(Function function) {
   return [function](py::handle x, int axis, py::handle out, bool bits, int threads) {
-    const onepass_array from = stored(readable("x", x), bits), to = stored(writable("out", out), bits);
+    const onepass_array from = readable_storage("x", x, bits), to = writable_storage("out", out, bits);
     call([&] { return function(&from, axis, &to, threads); });
   };
 }
@@ -18,11 +18,12 @@ void register_softmax_cross_entropy(py::module_& m) {
       [](py::handle logits, py::handle targets, py::handle weight, std::int64_t ignore_index, double label_smoothing,
          double z_loss, int reduction, std::int64_t n_classes, py::handle loss, py::handle grad,
          py::handle log_probabilities, bool bits, int threads) {
-        const onepass_array x = stored(readable("logits", logits), bits), labels = readable("targets", targets);
-        const onepass_array t = stored(labels, bits && labels.ndim == x.ndim);  // fewer axes: labels in uint16
-        const onepass_array w = stored(readable("weight", weight), bits), l = writable("loss", loss);
-        const onepass_array g = stored(writable("grad", grad), bits);
-        const onepass_array p = stored(writable("log_probabilities", log_probabilities), bits);
+        const onepass_array x = readable_storage("logits", logits, bits), labels = readable("targets", targets);
+        const onepass_array t = bits && labels.ndim == x.ndim ? readable_storage("targets", targets, bits)
+                                                              : labels;  // fewer axes: labels in uint16
+        const onepass_array w = readable_storage("weight", weight, bits), l = writable("loss", loss);
+        const onepass_array g = writable_storage("grad", grad, bits);
+        const onepass_array p = writable_storage("log_probabilities", log_probabilities, bits);
         const onepass_cross_entropy_options options = {ignore_index, label_smoothing, z_loss, reduction, n_classes};
         double total = 0.0;
         call([&] { return onepass_softmax_cross_entropy(&x, &t, &w, &options, &l, &total, &g, &p, threads); });
@@ -54,15 +55,4 @@ void register_softmax_cross_entropy(py::module_& m) {
         py::arg("threads"));
   m.def("log_softmax", along_axis(onepass_log_softmax), py::arg("x"), py::arg("axis"), py::arg("out"), py::arg("bits"),
         py::arg("threads"));
-  m.def(
-      "mean_squared_error",
-      [](py::handle prediction, py::handle target, int reduction, py::handle loss, py::handle grad, int threads) {
-        const onepass_array p = readable("prediction", prediction), t = readable("target", target);
-        const onepass_array l = writable("loss", loss), g = writable("grad", grad);
-        double total = 0.0;
-        call([&] { return onepass_mean_squared_error(&p, &t, reduction, &l, &total, &g, threads); });
-        return total;
-      },
-      py::arg("prediction"), py::arg("target"), py::arg("reduction"), py::arg("loss"), py::arg("grad"),
-      py::arg("threads"));
 }

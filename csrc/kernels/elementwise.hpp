@@ -8,20 +8,6 @@
 
 namespace {
 
-// y may be x.
-template <typename T>
-void relu(const T* x, T* y, std::int64_t n) {
-  ONEPASS_INDEPENDENT
-  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] < T(0) ? T(0) : x[i];
-}
-
-// dx may be dy.
-template <typename T>
-void relu_backward(const T* dy, const T* y, T* dx, std::int64_t n) {
-  ONEPASS_INDEPENDENT
-  for (std::int64_t i = 0; i < n; ++i) dx[i] = y[i] > T(0) ? dy[i] : T(0);
-}
-
 template <typename T>
 void bias_relu(T* y, const T* __restrict bias, bool relu, std::int64_t rows, std::int64_t columns,
                std::int64_t stride) {
@@ -79,27 +65,6 @@ double sum_of_squares(const T* x, std::int64_t n) {
     sum = sum + v * v;
   });
   return sum.sum();
-}
-
-// grad may be a or b, loss may be neither.
-template <typename T>
-double squared_error(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n) {
-  const Lanes<T> factor = Lanes<T>::all(scale + scale);
-  double total = 0.0;
-  for (std::int64_t block = 0; block < n; block += kBlock) {
-    const std::int64_t length = n - block < kBlock ? n - block : kBlock;
-    Lanes<T> sum = Lanes<T>::all(T(0));
-    for_groups(length, [&](std::int64_t offset, std::int64_t count) {
-      const std::int64_t j = block + offset;
-      const Lanes<T> d = load_group(a + j, count) - load_group(b + j, count);
-      const Lanes<T> square = d * d;
-      if (loss) store_group(square, loss + j, count);
-      if (grad) store_group(d * factor, grad + j, count);
-      sum = sum + square;
-    });
-    total += sum.sum();
-  }
-  return total;
 }
 
 }  // namespace

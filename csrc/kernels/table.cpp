@@ -2,9 +2,12 @@
 // else in this folder lives in unnamed namespaces (a test reads the symbols).
 #include "kernels/table.hpp"
 
+#include "kernels/activations.hpp"
 #include "kernels/batch_norm.hpp"
 #include "kernels/blocks.hpp"
+#include "kernels/dropout.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/elementwise_losses.hpp"
 #include "kernels/few_classes.hpp"
 #include "kernels/formats.hpp"
 #include "kernels/row_norm.hpp"
@@ -54,11 +57,24 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .cross_entropy_result = cross_entropy_result<T>,
       .cross_entropy_gradient = cross_entropy_gradient<T>,
       .add_column_sums = add_column_sums<T>,
-      .squared_error = squared_error<T>,
-      .relu = relu<T>,
-      .relu_backward = relu_backward<T>,
       .bias_relu = bias_relu<T>,
       .column_sums = column_sums<T>,
+      .squared_error = squared_error<T>,
+      .huber = huber<T>,
+      .binary_cross_entropy = binary_cross_entropy<T>,
+      .weighted_losses = weighted_losses<T>,
+      .activations =
+          {
+              activation::kernel<activation::Relu<T>, T>(),
+              activation::kernel<activation::LeakyRelu<T>, T>(),
+              activation::kernel<activation::Gelu<T>, T>(),
+              activation::kernel<activation::GeluTanh<T>, T>(),
+              activation::kernel<activation::Silu<T>, T>(),
+              activation::kernel<activation::Sigmoid<T>, T>(),
+              activation::kernel<activation::Tanh<T>, T>(),
+          },
+      .move_sums = move_sums<T>,
+      .dropout = dropout<T>,
       .moments_run = moments_run<T>,
       .moments_columns = moments_columns<T>,
       .gradient_run = gradient_run<T>,

@@ -156,6 +156,25 @@ struct BlockCodec {
                  int state);
 };
 
+// An activation f, in the order of onepass_activation. saved: f's output where takes_output says so, else its input.
+// sums: what dx is added to. option: the negative slope of leaky ReLU.
+template <typename T>
+struct ActivationKernel {
+  bool takes_output;
+  void (*forward)(const T* x, T* y, T option, std::int64_t n);
+  void (*backward)(const T* dy, const T* saved, T* dx, T option, std::int64_t n);
+  void (*bias_forward)(const T* x, const T* bias, T* y, T option, std::int64_t n);
+  void (*bias_backward)(const T* dy, const T* x, const T* bias, T* dx, T* sums, T option, std::int64_t n);
+};
+
+inline constexpr std::int64_t kLossBlock = 1024;  // losses of elements are summed in blocks of so many
+
+// |d| < corner: curvature / 2 d^2, else slope (|d| - corner / 2)
+template <typename T>
+struct Huber {
+  T corner, curvature, slope;
+};
+
 enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
 
 template <typename T>
@@ -185,13 +204,22 @@ struct FloatKernels {
   void (*cross_entropy_gradient)(const CrossEntropyRow<T>& row, const RowResult<T>& result, std::int64_t begin,
                                  std::int64_t end);
   void (*add_column_sums)(const T* x, double* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
-  // grad (may be null) = 2 scale (a - b); returns the sum of (a - b)^2; loss (may be null) = (a - b)^2
-  double (*squared_error)(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n);
-  void (*relu)(const T* x, T* y, std::int64_t n);
-  void (*relu_backward)(const T* dy, const T* y, T* dx, std::int64_t n);
   // y (rows, columns; stride in elements) += bias, then ReLU
   void (*bias_relu)(T* y, const T* bias, bool relu, std::int64_t rows, std::int64_t columns, std::int64_t stride);
   void (*column_sums)(const T* x, T* sums, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+
+  // Losses of elements: loss and grad (times scale) may be null; they return the sum.
+  double (*squared_error)(const T* a, const T* b, T* loss, T* grad, T scale, std::int64_t n);
+  double (*huber)(const T* a, const T* b, const Huber<T>& shape, T* loss, T* grad, T scale, std::int64_t n);
+  double (*binary_cross_entropy)(const T* x, const T* t, const T* weight, const T* positive, T* loss, T* grad, T scale,
+                                 std::int64_t n);
+  double (*weighted_losses)(const T* value, const T* weight, T* loss, std::int64_t n);  // -weight value
+
+  ActivationKernel<T> activations[ONEPASS_ACTIVATION_COUNT];
+  void (*move_sums)(T* part, double* total, std::int64_t n);  // total += part; part = 0
+  // y = x scale where random_bits(counter + i step) >= dropped, else 0
+  void (*dropout)(const T* x, T* y, T scale, std::uint32_t dropped, std::uint32_t counter, std::uint32_t step,
+                  std::int64_t n);
 
   // Batch normalization. _run: one channel, `rows` runs of n elements, stride apart. _columns: `rows` rows, each column
   // a channel of its own. moments: mean and sum of squared deviations; gradient: sum of dy and of dy (x - mean).

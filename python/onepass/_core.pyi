@@ -74,8 +74,82 @@ def linear_cross_entropy(
 def softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
 def log_softmax(x: _Array, axis: int, out: _Array, bits: bool, threads: int) -> None: ...
 def mean_squared_error(
-    prediction: _Array, target: _Array, reduction: int, loss: _Array | None, grad: _Array | None, threads: int
+    prediction: _Array,
+    target: _Array,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    bits: bool,
+    threads: int,
 ) -> float: ...
+def huber_loss(
+    prediction: _Array,
+    target: _Array,
+    delta: float,
+    smooth_l1: bool,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    bits: bool,
+    threads: int,
+) -> float: ...
+def binary_cross_entropy(
+    logits: _Array,
+    targets: _Array,
+    weight: _Array | None,
+    pos_weight: _Array | None,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    bits: bool,
+    threads: int,
+) -> float: ...
+def nll_loss(
+    log_probabilities: _Array,
+    targets: _Array,
+    weight: _Array | None,
+    ignore_index: int,
+    reduction: int,
+    loss: _Array | None,
+    grad: _Array | None,
+    bits: bool,
+    threads: int,
+) -> float: ...
+def activate(activation: int, negative_slope: float, x: _Array, out: _Array, bits: bool, threads: int) -> None: ...
+def activate_backward(
+    activation: int,
+    negative_slope: float,
+    dy: _Array,
+    saved_name: str,
+    saved: _Array,
+    out: _Array,
+    bits: bool,
+    threads: int,
+) -> None: ...
+def bias_activate(
+    activation: int,
+    negative_slope: float,
+    x: _Array,
+    bias: _Array,
+    channel_axis: int,
+    out: _Array,
+    bits: bool,
+    threads: int,
+) -> None: ...
+def bias_activate_backward(
+    activation: int,
+    negative_slope: float,
+    dy: _Array,
+    x: _Array,
+    bias: _Array,
+    channel_axis: int,
+    dx: _Array,
+    dbias: _Array,
+    bits: bool,
+    threads: int,
+) -> None: ...
+def dropout(x: _Array, p: float, seed: int, step: int, out: _Array, bits: bool, threads: int) -> None: ...
+def dropout_backward(dy: _Array, p: float, seed: int, step: int, out: _Array, bits: bool, threads: int) -> None: ...
 def batch_norm(
     x: _Array,
     gamma: _Array | None,
@@ -209,5 +283,3 @@ def linear_backward(
     dbias: _Array | None,
     threads: int,
 ) -> None: ...
-def relu(x: _Array, out: _Array, threads: int) -> None: ...
-def relu_backward(dy: _Array, y: _Array, out: _Array, threads: int) -> None: ...

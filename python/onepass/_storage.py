@@ -101,24 +101,24 @@ def memory_index(array: Array) -> Array:
 
 def block_bits(rounding: Rounding) -> Array:
     """Twenty bits for each element of a state in 8-bit blocks."""
-    turned = _rotated(_words(rounding), 12 + 8 * (rounding.array - 1))
+    turned = _rotated(random_words(rounding), 12 + 8 * (rounding.array - 1))
     return in_memory_order(turned & np.uint32(0xFFFFF), rounding.order)
 
 
 def _random_bits(rounding: Rounding) -> Array:
     """Sixteen bits for each element of an array."""
-    x = _words(rounding)
+    x = random_words(rounding)
     low, up = x & np.uint32(0xFFFF), x >> np.uint32(16)
     shared: Array = [low, up, low ^ up, (low + up) & np.uint32(0xFFFF)][rounding.array]
     return shared
 
 
-def _words(rounding: Rounding) -> Array:
+def random_words(rounding: Rounding) -> Array:
     """The 32 bits of each element that all arrays of a tensor share."""
     if rounding.pairs:
         second = rounding.order & np.uint64(16)
         first = rounding._replace(order=rounding.order - second, pairs=False)
-        shared: Array = np.where(second != 0, _rotated(_words(first), 20), _words(first))
+        shared: Array = np.where(second != 0, _rotated(random_words(first), 20), random_words(first))
         return shared
     index = rounding.order
     high = (index >> np.uint64(32)).astype(np.int64)

@@ -240,10 +240,36 @@ int64_t onepass_linear_cross_entropy_rows(int64_t rows, int64_t classes, int32_t
 onepass_status onepass_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
 onepass_status onepass_log_softmax(const onepass_array* x, int32_t axis, const onepass_array* out, int32_t threads);
 
-/* (prediction - target)^2, reduced over all elements; grad as for cross-entropy. C-contiguous. */
+/* Losses of elements. All arrays have one shape and one type, float32, float64, float16 or bfloat16 (the last two are
+ * computed in float32; beside them loss is float32, and what is only read may be), and any strides, 0 in what is only
+ * read included. loss is written for ONEPASS_NONE, total for the other reductions; grad (with respect to the first
+ * argument, which it may be) may be absent. Sums are made in the order of the first argument's memory. 12 bytes a
+ * float32 element. */
+
+/* (prediction - target)^2 */
 onepass_status onepass_mean_squared_error(const onepass_array* prediction, const onepass_array* target,
                                           int32_t reduction, const onepass_array* loss, double* total,
                                           const onepass_array* grad, int32_t threads);
+
+/* d = prediction - target: d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), delta > 0. smooth_l1: all of it
+ * divided by delta, and |d| for delta = 0. */
+onepass_status onepass_huber_loss(const onepass_array* prediction, const onepass_array* target, double delta,
+                                  int32_t smooth_l1, int32_t reduction, const onepass_array* loss, double* total,
+                                  const onepass_array* grad, int32_t threads);
+
+/* weight ((1 - t) log(1 + exp(x)) + pos_weight t log(1 + exp(-x))) of logits x and targets t, which are of the logits'
+ * type (in [0, 1], which is not checked) or integers, 0 or 1. weight and pos_weight may be absent. */
+onepass_status onepass_binary_cross_entropy(const onepass_array* logits, const onepass_array* targets,
+                                            const onepass_array* weight, const onepass_array* pos_weight,
+                                            int32_t reduction, const onepass_array* loss, double* total,
+                                            const onepass_array* grad, int32_t threads);
+
+/* -weight[t] x[t]: log_probabilities x (N, C) or (N, C, d1, ...), targets t (N, d1, ...) of any integer type, weight
+ * (C) contiguous or absent, loss (N, d1, ...), grad like log_probabilities, which it may be. ONEPASS_MEAN divides by
+ * the summed weights; targets that are ignore_index count for nothing. 4 bytes a float32 element and one line a row. */
+onepass_status onepass_nll_loss(const onepass_array* log_probabilities, const onepass_array* targets,
+                                const onepass_array* weight, int64_t ignore_index, int32_t reduction,
+                                const onepass_array* loss, double* total, const onepass_array* grad, int32_t threads);
 
 /* ---- batch normalization ------------------------------------------------------------------------------------- */
 
@@ -353,10 +379,46 @@ onepass_status onepass_linear_backward(const onepass_array* dy, const onepass_ar
                                        const onepass_array* dx, const onepass_array* dweight,
                                        const onepass_array* dbias, int32_t threads);
 
-/* y = max(x, 0) (NaN stays); dx = dy where y > 0, else 0. C-contiguous; the output may be the first input. */
-onepass_status onepass_relu(const onepass_array* x, const onepass_array* y, int32_t threads);
-onepass_status onepass_relu_backward(const onepass_array* dy, const onepass_array* y, const onepass_array* dx,
+/* ---- activations and dropout ---------------------------------------------------------------------------------- */
+
+typedef enum onepass_activation {
+  ONEPASS_RELU = 0,
+  ONEPASS_LEAKY_RELU = 1,
+  ONEPASS_GELU = 2,      /* x P(X < x) of the normal distribution */
+  ONEPASS_GELU_TANH = 3, /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+  ONEPASS_SILU = 4,      /* x sigmoid(x) */
+  ONEPASS_SIGMOID = 5,
+  ONEPASS_TANH = 6,
+  ONEPASS_ACTIVATION_COUNT
+} onepass_activation;
+
+/* y = f(x), and dx = dy f'. All arrays of a call have one shape and one type, float32, float64, float16 or bfloat16
+ * (the last two are computed in float32), and any strides; y may be x and dx may be dy. saved is y for ONEPASS_RELU,
+ * ONEPASS_SIGMOID and ONEPASS_TANH, whose derivative it gives without another exponential, and x for the others.
+ * negative_slope is ONEPASS_LEAKY_RELU's. */
+onepass_status onepass_activate(int32_t activation, double negative_slope, const onepass_array* x,
+                                const onepass_array* y, int32_t threads);
+onepass_status onepass_activate_backward(int32_t activation, double negative_slope, const onepass_array* dy,
+                                         const onepass_array* saved, const onepass_array* dx, int32_t threads);
+
+/* y = f(x + bias): bias (C) along channel_axis of x; dx = dy f'(x + bias), dbias (C) = the sum of dx over all other
+ * axes. Types, strides and what may be written in place as above; bias and dbias are C-contiguous, of x's type, or
+ * float32 beside 16 bits. */
+onepass_status onepass_bias_activate(int32_t activation, double negative_slope, const onepass_array* x,
+                                     const onepass_array* bias, int32_t channel_axis, const onepass_array* y,
                                      int32_t threads);
+onepass_status onepass_bias_activate_backward(int32_t activation, double negative_slope, const onepass_array* dy,
+                                              const onepass_array* x, const onepass_array* bias, int32_t channel_axis,
+                                              const onepass_array* dx, const onepass_array* dbias, int32_t threads);
+
+/* y = x / (1 - p) where an element is kept, else 0, and dx from dy by the same mask. The mask is stored nowhere: an
+ * element is kept if 32 random bits of a generator keyed by seed, step (>= 0) and its index are at least 2^32 p. The
+ * index counts in C order whatever the strides. 0 <= p <= 1. Types and strides as above; y may be x and dx may be dy.
+ */
+onepass_status onepass_dropout(const onepass_array* x, double p, uint64_t seed, int64_t step, const onepass_array* y,
+                               int32_t threads);
+onepass_status onepass_dropout_backward(const onepass_array* dy, double p, uint64_t seed, int64_t step,
+                                        const onepass_array* dx, int32_t threads);
 
 /* ---- measuring ----------------------------------------------------------------------------------------------- */
 

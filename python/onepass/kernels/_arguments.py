@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, Literal
 
@@ -83,9 +84,17 @@ def new_like(x: Array, name: str) -> Array:
     return np.empty(array_shape(x, name), x.dtype)
 
 
-def gradient_buffer(name: str, given: Array | bool | None, model: Array, model_name: str) -> Array | None:
+def new_in_order(x: Array, name: str) -> Array:
+    # without gaps, the axes in the order of x's strides: both are then walked as they lie in memory
+    array_shape(x, name)
+    return np.empty_like(x, subok=False)
+
+
+def gradient_buffer(
+    name: str, given: Array | bool | None, model: Array, model_name: str, new: Callable[[Array, str], Array] = new_like
+) -> Array | None:
     if given is None:
-        return new_like(model, model_name)
+        return new(model, model_name)
     if given is False:
         return None
     if given is True:

@@ -21,16 +21,38 @@ from onepass._types import (
     Update,
 )
 from onepass._update_functions import Call, UpdateFunction, make_update_function
-from onepass.reference.activations import relu as relu, relu_backward as relu_backward
+from onepass.reference.activations import (
+    bias_activation as bias_activation,
+    bias_activation_backward as bias_activation_backward,
+    gelu as gelu,
+    gelu_backward as gelu_backward,
+    leaky_relu as leaky_relu,
+    leaky_relu_backward as leaky_relu_backward,
+    relu as relu,
+    relu_backward as relu_backward,
+    sigmoid as sigmoid,
+    sigmoid_backward as sigmoid_backward,
+    silu as silu,
+    silu_backward as silu_backward,
+    tanh as tanh,
+    tanh_backward as tanh_backward,
+)
 from onepass.reference.cross_entropy import (
     log_softmax as log_softmax,
     softmax as softmax,
     softmax_cross_entropy as softmax_cross_entropy,
 )
+from onepass.reference.dropout import dropout as dropout, dropout_backward as dropout_backward
 from onepass.reference.gradients import global_norm as global_norm
 from onepass.reference.linear import linear as linear, linear_backward as linear_backward
 from onepass.reference.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
-from onepass.reference.losses import mean_squared_error as mean_squared_error
+from onepass.reference.losses import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+    huber_loss as huber_loss,
+    mean_squared_error as mean_squared_error,
+    nll_loss as nll_loss,
+    smooth_l1_loss as smooth_l1_loss,
+)
 from onepass.reference.normalization import batch_norm as batch_norm, batch_norm_backward as batch_norm_backward
 from onepass.reference.normalization_parts import (
     batch_norm_apply as batch_norm_apply,

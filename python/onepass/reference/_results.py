@@ -42,3 +42,14 @@ def _to_odd(value: Array) -> Array:
 def check_reduction(name: str) -> None:
     if name not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {name!r}")
+
+
+def own_or_float32(a: Array | None, model: Array) -> np.dtype[Any]:
+    """The type asked of an array beside the model: float32 will do too beside 16 bits."""
+    wide = model.dtype.itemsize == 2 and getattr(a, "dtype", None) == np.float32
+    return np.dtype(np.float32) if wide else model.dtype
+
+
+def loss_type(model: Array) -> np.dtype[Any]:
+    """Of losses that are not reduced."""
+    return np.dtype(np.float32) if model.dtype.itemsize == 2 else model.dtype

@@ -8,7 +8,7 @@ import numpy as np
 
 from onepass._checks import check_apart, check_in_place, check_like, check_storage, check_vector, check_writable
 from onepass._storage import decode
-from onepass.reference._results import Array, Reduction, check_reduction, give
+from onepass.reference._results import Array, Reduction, check_reduction, give, loss_type, own_or_float32
 
 
 def softmax_cross_entropy(
@@ -40,21 +40,20 @@ def softmax_cross_entropy(
     classes = columns if n_classes is None else n_classes
     if not 1 <= classes <= columns:
         raise ValueError(f"n_classes: expected 1 to {columns}, got {n_classes}")
-    narrow = logits.dtype.itemsize == 2
-    check_vector("weight", weight, classes, _own_or_float32(weight, logits))
+    check_vector("weight", weight, classes, own_or_float32(weight, logits))
     if grad is not None and grad is not False:
         check_like("grad", grad, "logits", logits)
         check_writable("grad", grad)
         check_in_place("grad", grad, "logits", logits)
     if log_probabilities is not None:
-        model = np.empty(logits.shape, _own_or_float32(log_probabilities, logits))
+        model = np.empty(logits.shape, own_or_float32(log_probabilities, logits))
         check_like("log_probabilities", log_probabilities, "logits", model)
         check_writable("log_probabilities", log_probabilities)
         check_apart("log_probabilities", log_probabilities, "logits", logits)
     x = np.moveaxis(decode(logits, np.float64), 1, -1)[..., :classes]  # (N, d1, ..., C)
     w = np.ones(classes) if weight is None else decode(weight, np.float64)
     if targets.dtype.kind not in "iu" or (targets.ndim == logits.ndim and dtype is not None):
-        if targets.dtype != _own_or_float32(targets, logits):
+        if targets.dtype != own_or_float32(targets, logits):
             raise TypeError(f"targets: expected {logits.dtype} like logits, got {targets.dtype}")
         if targets.shape != logits.shape:
             raise ValueError(f"targets: expected shape {logits.shape}, got {targets.shape}")
@@ -79,7 +78,7 @@ def softmax_cross_entropy(
         _write(gradient, written, 0.0)
     if reduction == "none":
         with np.errstate(all="ignore"):
-            return losses.astype(np.float32 if narrow else logits.dtype), written
+            return losses.astype(loss_type(logits)), written
     total = float(losses.sum())
     if reduction == "mean":
         return (total / mass if mass else float("nan")), written
@@ -125,12 +124,6 @@ def losses_and_slopes(x: Array, t: Array, kept: Array, z_loss: float) -> tuple[A
     gradient = np.where(t == 0, slope * p, (slope - t) * p - t * rest)
     gradient = np.where(poisoned[..., None], np.nan, gradient)
     return np.where(kept, losses, 0.0), np.where(kept[..., None], gradient, 0.0)
-
-
-def _own_or_float32(a: Array | None, logits: Array) -> np.dtype[Any]:
-    # beside logits of 16 bits float32 will do too
-    wide = a is not None and logits.dtype.itemsize == 2 and getattr(a, "dtype", None) == np.float32
-    return np.dtype(np.float32) if wide else logits.dtype
 
 
 def _write(rows: Array, out: Array, padding: float) -> None:
