@@ -83,6 +83,11 @@ struct Forward {
         });
       });
   }
+  void fetch_reduced(const Block& block) const { x.fetch(block); }
+  void fetch_applied(const Block& block) const {
+    residual.fetch(block);
+    y.fetch(block);
+  }
 };
 
 // What the elements are normalized with.

@@ -87,6 +87,15 @@ struct Backward {
         });
       });
   }
+  void fetch_reduced(const Block& block) const {
+    dy.fetch(block);
+    x.fetch(block);
+    y.fetch(block);
+  }
+  void fetch_applied(const Block& block) const {
+    dx.fetch(block);
+    dresidual.fetch(block);
+  }
 
   // y, or what kernels may take in its place where they do not look at it
   static const T* seen(const Argument<T>& y, const Argument<T>& x) { return y.at ? y.at : x.at; }

@@ -22,6 +22,7 @@ constexpr std::int64_t kRunBlock = 2048;   // elements of a block of runs: first
 constexpr std::int64_t kTileBlock = 8192;  // elements of a block of rows of a tile
 constexpr std::int64_t kNarrow = 64;       // columns below which several rows are handled as one
 constexpr std::int64_t kFolded = 128;      // columns of such a row, at most
+constexpr std::int64_t kLine = 64;         // bytes of a cache line
 
 struct Shape {
   std::int64_t outer = 1, channels = 1, inner = 1;
@@ -126,6 +127,17 @@ class Operand {
   std::int64_t row_step() const { return rows_.step(); }
   T* place(const Block& b) const { return reinterpret_cast<T*>(base(b) + rows_.at(b.row) + b.start * item_); }
 
+  // Asks for a block's memory ahead of its use.
+  void fetch(const Block& b) const {
+    if (!present() || !dense_) return;
+    for (std::int64_t r = b.row; r < b.row + b.rows; ++r) {
+      const char* row = base(b) + rows_.at(r) + b.start * item_;
+      for (std::int64_t at = 0; at < b.n * item_; at += kLine) {
+        __builtin_prefetch(row + at);
+        asm volatile("");  // a function that only fetches counts as one without effect, and its calls are dropped
+      }
+    }
+  }
   void load(const Block& b, T* to) const {
     alignas(64) Half raw[kRunBlock];
     for_stretches(b, [&](const char* from, std::int64_t n) {

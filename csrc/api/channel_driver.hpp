@@ -12,6 +12,7 @@ namespace onepass::api {
 constexpr std::int64_t kTile = 512;               // columns of a tile
 constexpr std::int64_t kGroupElements = 1 << 16;  // elements whose partial sums are merged before they meet others
 constexpr std::int64_t kElementwisePiece = 4096;  // elements of an elementwise task
+constexpr std::int64_t kFetchedSlab = 65536;      // elements of a channel below which the next one is fetched early
 
 // Some numbers for each channel, in the form that kernels take.
 template <typename T>
@@ -85,6 +86,7 @@ struct ColumnPieces {
 //   finish(channel, n, first, second)               what follows from the sums of channels [channel, channel + n)
 //   finished()                                      all channels are, and elements follow
 //   apply(stage, block)
+//   fetch_reduced(block), fetch_applied(block)      ask for memory: what reduce reads; what apply alone touches
 template <typename Work>
 class ChannelDriver {
  public:
@@ -105,7 +107,10 @@ class ChannelDriver {
       by_block(blocks, team);
   }
 
+  // Short runs defeat the hardware's prefetchers; so while a channel is reduced, memory for what it will write is asked
+  // for, and while it is written, the next channel's.
   void by_channel(const RunBlocks& blocks) {
+    const bool ahead = work_.reduces && work_.applies && shape_.count() <= kFetchedSlab;
     runtime::parallel(work_.team(shape_.channels), shape_.channels, [&](std::int64_t begin, std::int64_t end) {
       Stage stage;
       for (std::int64_t c = begin; c < end; ++c) {
@@ -113,13 +118,17 @@ class ChannelDriver {
         std::int64_t seen = 0;
         for (std::int64_t b = 0; work_.reduces && b < blocks.count; ++b) {
           const Block block = blocks.block(c, b);
+          if (ahead) work_.fetch_applied(block);
           double f, s;
           work_.reduce(stage, block, &f, &s);
           work_.combine(seen, &first, &second, block.rows * block.n, &f, &s, 1);
           seen += block.rows * block.n;
         }
         work_.finish(c, 1, &first, &second);
-        for (std::int64_t b = 0; work_.applies && b < blocks.count; ++b) work_.apply(stage, blocks.block(c, b));
+        for (std::int64_t b = 0; work_.applies && b < blocks.count; ++b) {
+          if (ahead && c + 1 < end) work_.fetch_reduced(blocks.block(c + 1, b));
+          work_.apply(stage, blocks.block(c, b));
+        }
       }
     });
   }
