@@ -57,10 +57,15 @@ def test_every_optimizer_has_an_example_and_its_formula(name):
     assert re.search(r"\b(19|20)\d\d\b", document), "the paper's year"
 
 
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [(path.relative_to(ROOT), *block) for path in GUIDES for block in blocks(path)]
+
+
 @pytest.mark.parametrize(
-    ("line", "needs_torch", "code"), blocks(ROOT / "README.md"), ids=lambda v: f"line {v}" if type(v) is int else ""
+    ("path", "line", "needs_torch", "code"), BLOCKS, ids=[f"{path}:{line}" for path, line, _, _ in BLOCKS]
 )
-def test_readme_block(line, needs_torch, code, tmp_path):
+def test_python_block(path, line, needs_torch, code, tmp_path):
+    """Of the README and of every page in docs, each in a process and a folder of its own."""
     if needs_torch:
         pytest.importorskip("torch")
     run = subprocess.run(

@@ -19,7 +19,7 @@ from onepass._update_steps import describe_step
 
 ROOT = Path(__file__).parents[1]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "onepass"
-ADAPTERS = {"torch", "jax", "sklearn", "mpi"}
+ADAPTERS = {"torch", "jax", "sklearn", "onnx", "mpi"}
 
 
 # ---- C++
@@ -138,7 +138,7 @@ def test_landscape_takes_a_function_and_knows_no_layers(name):
 def test_nothing_imports_an_adapter_or_its_framework(name):
     names = imported(MODULES[name])
     assert {part(i) for i in names} & ADAPTERS == set()
-    assert {i.split(".")[0] for i in names} & {"torch", "jax", "mpi4py"} == set()
+    assert {i.split(".")[0] for i in names} & {"torch", "jax", "onnx", "onnxruntime", "mpi4py"} == set()
 
 
 @pytest.mark.parametrize("name", ["onepass", "onepass.kernels", "onepass.reference", "onepass.optim"])
