@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -295,6 +296,7 @@ def test_interrupted(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert process.stdout is not None
     process.stdout.readline()  # the data are read, training begins
@@ -303,7 +305,7 @@ def test_interrupted(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     lines = err.splitlines()
-    assert lines[-1] == "onepass: interrupted"
+    assert re.fullmatch(r"onepass: interrupted; stopped after step \d+, batch \d+ of 23 in epoch \d+", lines[-1])
     assert all(line.startswith("epoch ") for line in lines[:-1])
     assert list(tmp_path.iterdir()) == []
 
@@ -520,3 +522,201 @@ def test_lines_and_table_say_test(tmp_path, monkeypatch, capsys):
     assert all("test accuracy" in line and "validation" not in line for line in err.splitlines())
     assert "test accuracy" in out
     assert_written(tmp_path)
+
+
+# ---- what is done with the result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with blobs.npz, and a run on it in out."""
+    folder = tmp_path_factory.mktemp("trained")
+    x, y = blobs(120)
+    np.savez(folder / "blobs.npz", x=x, y=y)
+    done = run("train", "blobs.npz", "--epochs", "8", "--batch-size", "16", "--dropout", "0.1", "--activation", "gelu",
+               "--out", "out", "--lr", "0.02", cwd=folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_evaluate_repeats_the_result(trained, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained)
+    assert cli.main(["evaluate", "out", "--confusion", str(tmp_path / "matrix.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = checkpoint.load(trained / "out").meta["test_accuracy"]
+    assert lines[0].startswith("blobs.npz: test rows: 24, loss ")
+    assert lines[0].endswith(f"accuracy {accuracy:.2%}")
+    assert [word in lines[1] for word in ("precision", "recall", "f1-score", "support")] == [True] * 4
+    assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_evaluate_on_other_data(trained, capsys, monkeypatch, tmp_path):
+    """All rows of a file without a test set; not every class has to occur."""
+    x, y = blobs(30, seed=5)
+    np.savez(tmp_path / "other.npz", x=x[y < 2], y=y[y < 2])
+    monkeypatch.chdir(trained)
+    assert cli.main(["evaluate", "out", str(tmp_path / "other.npz")]) == 0
+    assert "other.npz: rows: 20, loss " in capsys.readouterr().out
+    np.savez(tmp_path / "other.npz", x=x, y=y + 1)
+    assert cli.main(["evaluate", "out", str(tmp_path / "other.npz")]) == 2
+    assert "y holds label 3, expected 0 .. 2" in capsys.readouterr().err
+    np.savez(tmp_path / "other.npz", x=x[:, :3], y=y)
+    assert cli.main(["evaluate", "out", str(tmp_path / "other.npz")]) == 2
+    assert "rows of 3 features, expected 4" in capsys.readouterr().err
+
+
+def expected_logits(folder, x):
+    from onepass.cli.results import read
+
+    return read(str(folder)).predict(x, "x")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "npz of one array", "csv", "csv with header and label", "csv --label"])
+def test_predict(trained, capsys, monkeypatch, tmp_path, kind):
+    x, y = blobs(30, seed=5)
+    path, options = tmp_path / f"rows.{kind[:3]}", []
+    if kind == "npy":
+        np.save(path, x)
+    elif kind.startswith("npz"):
+        np.savez(path, **({"x": x, "z": y} if kind == "npz" else {"rows": x}))
+    elif kind == "csv":
+        np.savetxt(path, x, delimiter=",")
+    elif kind == "csv --label":
+        np.savetxt(path, np.c_[y, x], delimiter=",")
+        options = ["--label", "1"]
+    else:
+        np.savetxt(path, np.c_[x, y], delimiter=",", header="a,b,c,d,label", comments="")
+    monkeypatch.chdir(trained)
+    assert cli.main(["predict", "out", str(path), *options]) == 0
+    printed = [int(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == expected_logits(trained / "out", x).argmax(axis=1).tolist()
+    assert np.mean(np.array(printed) == y) > 0.9
+
+
+def test_predict_probabilities(trained, capsys, monkeypatch, tmp_path):
+    x, _ = blobs(7, seed=5)
+    np.save(tmp_path / "rows.npy", x)
+    monkeypatch.chdir(trained)
+    arguments = ["predict", "out", str(tmp_path / "rows.npy"), "--probabilities"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "class,p0,p1,p2"
+    table = np.array([[float(cell) for cell in line.split(",")] for line in lines[1:]])
+    logits = expected_logits(trained / "out", x).astype(np.float64)
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(table[:, 1:], expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+    assert (table[:, 0] == logits.argmax(axis=1)).all()
+    for name in ("table.csv", "table.npy"):
+        assert cli.main([*arguments, "--out", str(tmp_path / name)]) == 0
+        assert f"wrote 7 predictions to {tmp_path / name}" in capsys.readouterr().out
+    assert (tmp_path / "table.csv").read_text().splitlines() == lines
+    np.testing.assert_allclose(np.load(tmp_path / "table.npy"), table, rtol=1e-6)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_export(trained, capsys, monkeypatch, tmp_path, softmax):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    monkeypatch.chdir(trained)
+    assert cli.main(["export", "out", str(path), *(["--softmax"] if softmax else [])]) == 0
+    assert "raw features (N, 4) to " + ("probabilities" if softmax else "logits") in capsys.readouterr().out
+    x, _ = blobs(9, seed=5)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    result = session.run(None, {"x": x.astype(np.float32)})[0]
+    expected = expected_logits(trained / "out", x)
+    if softmax:
+        from onepass import kernels
+
+        expected = kernels.softmax(expected)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nothing"], "nothing/model.safetensors does not exist"),
+        (["predict", "out", "nothing.npy"], "nothing.npy does not exist"),
+        (["predict", "out", "blobs.npz", "--out", "table.txt"], "table.txt, expected FILE.csv or FILE.npy"),
+        (["predict", "out", "blobs.npz", "--label", "1"], "has no columns to leave out"),
+        (["export", "nothing"], "nothing/model.safetensors does not exist"),
+        (["train", "blobs.npz", "--save-every", "3"], "--save-every: expected together with --resume"),
+    ],
+)
+def test_mistakes_are_one_line(trained, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(trained)
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_program_is_no_result(tmp_path, capsys):
+    from onepass import nn
+
+    checkpoint.save(tmp_path, nn.Sequential(nn.Linear(2, 2)))
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "none that onepass train wrote" in capsys.readouterr().err
+
+
+# ---- what train grew
+
+
+@pytest.mark.parametrize("name", [n for n in cli.SCHEDULES if n not in ("constant", "step", "cosine")])
+def test_schedules(tmp_path, monkeypatch, capsys, name):
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = ["--schedule", name, "--warmup", "0.5", "--epochs", "6", "--batch-size", "16", "--lr", "0.004"]
+    assert cli.main([*arguments, *options]) == 0, capsys.readouterr().err
+    rates = [record["learning_rate"] for record in json.loads((tmp_path / "out" / "history.json").read_text())]
+    assert all(0 <= rate <= 0.004 for rate in rates)
+    assert len(set(rates)) > 1
+    assert min(rates) < 0.0025
+
+
+def test_early_stopping_average_and_tensorboard(tmp_path, monkeypatch, capsys):
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = ["--epochs", "60", "--early-stopping", "2", "--tensorboard", "--lr", "0.05", "--accumulate", "2",
+               "--max-norm", "1"]  # fmt: skip
+    assert cli.main([*arguments, *options]) == 0, capsys.readouterr().err
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    best = min(range(len(history)), key=lambda i: history[i]["validation_loss"])
+    assert len(history) == best + 3 < 60
+    assert checkpoint.load(tmp_path / "out").meta["test_accuracy"] == history[best]["validation_accuracy"]
+    assert len(list((tmp_path / "out" / "tensorboard").iterdir())) == 1
+    assert cli.main([*arguments, "--ema", "0.9"]) == 0
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert checkpoint.load(tmp_path / "out").meta["test_accuracy"] == history[-1]["validation_accuracy"]
+
+
+def test_lr_find(tmp_path, monkeypatch, capsys):
+    arguments = save_blobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*arguments, "--lr-find"]) == 0, capsys.readouterr().err
+    line = capsys.readouterr().out.splitlines()[-1]
+    rate = float(re.fullmatch(r"suggested learning rate (\S+); wrote lr-find\.png in out", line)[1])
+    assert 1e-5 < rate < 10
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lr-find.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_run_is_resumed(tmp_path):
+    arguments = [*save_blobs(tmp_path), "--epochs", "40", "--resume", "--save-every", "1", "--batch-size", "8"]
+    command = [sys.executable, "-m", "onepass", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("out/checkpoints/step-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = run(*arguments, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    tensors = [load_tensors(tmp_path / name / "model.safetensors") for name in ("out", "whole")]
+    assert {k: v.tobytes() for k, v in tensors[0].items()} == {k: v.tobytes() for k, v in tensors[1].items()}
+    other = run(*arguments, "--batch-size", "16", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "cannot resume: out/checkpoints holds another run: batch_size was 8, now it is 16" in other.stderr
+    assert other.stderr.count("\n") == 1

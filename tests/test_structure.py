@@ -136,8 +136,9 @@ def test_landscape_takes_a_function_and_knows_no_layers(name):
 
 @pytest.mark.parametrize("name", [n for n in MODULES if part(n) not in ADAPTERS])
 def test_nothing_imports_an_adapter_or_its_framework(name):
+    """But for the command that exports: a program on top of everything."""
     names = imported(MODULES[name])
-    assert {part(i) for i in names} & ADAPTERS == set()
+    assert {part(i) for i in names} & ADAPTERS == ({"onnx"} if name == "onepass.cli.export" else set())
     assert {i.split(".")[0] for i in names} & {"torch", "jax", "onnx", "onnxruntime", "mpi4py"} == set()
 
 

@@ -26,7 +26,7 @@ from onepass._extras import require
 from onepass.nn import Layer
 from onepass.optim import Optimizer
 
-__all__ = ["Checkpoint", "CheckpointError", "load", "save", "strict_json"]
+__all__ = ["Checkpoint", "CheckpointError", "DamagedCheckpointError", "load", "save", "strict_json"]
 
 FORMAT = "onepass checkpoint"
 VERSION = 1
@@ -38,6 +38,10 @@ Array = NDArray[Any]
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, of another program, or of another model."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's file is truncated or no checkpoint at all."""
 
 
 class Checkpoint(NamedTuple):
@@ -162,7 +166,7 @@ def load(folder: str | PathLike[str], model: Layer | None = None, optimizer: Opt
             names = list(file.keys())  # the file itself cannot be iterated over
             tensors: dict[str, Array] = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from None
+        raise DamagedCheckpointError(f"{path} is truncated or no safetensors file: {error}") from None
     try:
         header = json.loads(metadata[KEY])
         known = header["format"] == FORMAT
@@ -170,7 +174,7 @@ def load(folder: str | PathLike[str], model: Layer | None = None, optimizer: Opt
     except (KeyError, TypeError, ValueError):
         known = False
     if not known:
-        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of onepass")
+        raise DamagedCheckpointError(f"{path} is a safetensors file, but no checkpoint of onepass")
     if version != VERSION:
         raise CheckpointError(f"{path} has version {version}, this onepass reads {VERSION}")
 

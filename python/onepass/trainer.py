@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from numbers import Real
+from os import PathLike
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._interrupts import Interrupts
+from onepass._loop import DivergedError, Loop
+from onepass._run import Progress, Run
 from onepass.callbacks import Callback, ProgressBar
 from onepass.data import Batches
 from onepass.history import History, Record
 from onepass.losses import Loss
 from onepass.nn import Layer
-from onepass.nn.buffer import Buffer
 from onepass.nn.layer import check_integer
 from onepass.optim import Optimizer
-from onepass.schedules import Schedule, constant
+from onepass.schedules import Rate, constant
 
 __all__ = ["DivergedError", "Trainer"]
 
 Array = NDArray[Any]
 
 
-class DivergedError(ArithmeticError):
-    """The loss of a batch is NaN or infinite; that batch has changed no parameter.
+@runtime_checkable
+class Metric(Protocol):
+    """What `Trainer` asks of a metric."""
 
-    ``args`` are two texts: what happened, and the remedy.
-    """
+    name: str
 
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.args))
+    def reset(self) -> None: ...
+
+    def update(self, prediction: Array, target: Array) -> None: ...
+
+    def value(self) -> float: ...
 
 
 def _check_kind(name: str, value: object, kind: type, expected: str) -> None:
@@ -54,14 +60,6 @@ def _check_rows(names: tuple[str, str], x: object, y: object) -> None:
         raise ValueError(f"{names[0]} has {len(x)} rows and {names[1]} has {len(y)}, expected equally many")
 
 
-def _holding_nan(name: str, array: Array) -> str | None:
-    """Where ``array`` holds what is not finite."""
-    if array.dtype.kind != "f":
-        return None
-    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    return None if finite.all() else f"{name} holds NaN or inf in row {int(finite.argmin())}"
-
-
 class Trainer:
     """Trains ``model`` with ``optimizer`` on ``loss``.
 
@@ -78,6 +76,8 @@ class Trainer:
     callbacks : sequence of callbacks.Callback
     seed : int, default 0
         Of the shuffling.
+    metrics : sequence of objects with ``name``, ``reset()``, ``update(prediction, target)`` and ``value()``
+        Computed by `evaluate` and for the validation rows of `fit`: see `onepass.metrics`.
 
     ``epoch`` and ``step`` count what is done over all calls of `fit`, and decide the shuffling and
     the learning rate; set them to go on with a saved run.
@@ -99,9 +99,10 @@ class Trainer:
         model: Layer,
         loss: Loss,
         optimizer: Optimizer,
-        schedule: Schedule | float | None = None,
+        schedule: Rate | float | None = None,
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         _check_kind("model", model, Layer, "an object of nn.Layer")
         _check_kind("loss", loss, Loss, "an object of losses.Loss")
@@ -115,139 +116,185 @@ class Trainer:
         for index, callback in enumerate(callbacks):
             _check_kind(f"callbacks[{index}]", callback, Callback, "an object of callbacks.Callback")
         check_integer("seed", seed, 0)
+        self.metrics = list(metrics)
+        for index, metric in enumerate(self.metrics):
+            if not isinstance(metric, Metric):
+                raise TypeError(
+                    f"metrics[{index}] is {metric!r:.60}, expected an object with name, reset, update and value"
+                )
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self.schedule: Schedule | None = schedule
+        self.schedule: Rate | None = schedule
         self.callbacks = list(callbacks)
         self.seed = seed
         self.epoch = 0
         self.step = 0
         self._stopped = False
-        self._grad = Buffer()
         rates = optimizer.learning_rates()
+        self._momentum: Rate | None = getattr(schedule, "momentum", None)
+        if self._momentum is not None and not {"betas", "momentum"} & optimizer.param_groups[0].keys():
+            raise ValueError("schedule has a momentum, but the optimizer has neither momentum nor betas")
         self._ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
 
     def fit(
         self,
-        x: Array,
-        y: Array,
+        x: Array | Batches,
+        y: Array | None = None,
         epochs: int = 1,
         batch_size: int = 32,
-        validation: tuple[Array, Array] | None = None,
+        validation: tuple[Array, Array] | Batches | None = None,
         verbose: bool = False,
         drop_last: bool = False,
+        *,
+        resume: str | PathLike[str] | None = None,
+        save_every: int | None = None,
+        keep: int = 2,
+        accumulate: int = 1,
+        micro_batch: int | None = None,
     ) -> History:
         """Trains for ``epochs`` more epochs and returns their history.
 
-        ``x`` (N, ...) of the model's dtype and ``y`` (N, ...) are shuffled anew each epoch.
-        ``validation=(x, y)`` is evaluated after each epoch. ``verbose`` adds a `ProgressBar`.
-        ``drop_last`` leaves out an epoch's last batch if it is smaller than the others (batch
-        normalization cannot train on a batch of one row).
-        DivergedError, naming epoch, batch and learning rate, when a loss is not finite; it says so
-        if the data hold NaN or inf.
+        ``x`` (N, ...) of the model's dtype and ``y`` (N, ...) are shuffled anew each epoch; or ``x`` is a
+        `data.Batches` and ``y`` None. ``validation=(x, y)``, or Batches, is evaluated after each epoch.
+        ``verbose`` adds a `ProgressBar`. ``drop_last`` leaves out an epoch's last batch if it is smaller than the
+        others (batch normalization cannot train on a batch of one row).
+
+        ``accumulate`` batches make one step, of the mean gradient over their rows; what is left at an epoch's end makes
+        one too. ``micro_batch``: a batch goes through the model in pieces of so many rows, which bounds the memory.
+        Batch normalization sees the pieces; a loss with weights or ignored rows is averaged over each piece on its own.
+
+        ``resume=FOLDER`` makes the run survive: it is saved there, and if the folder holds a run already, goes on from
+        its newest good checkpoint, which may be in the middle of an epoch, to the same bits as without the break. Then
+        ``epochs`` is the number of epochs of the whole run, and the history returned is the whole run's. The run is
+        saved every ``save_every`` steps; None: at the end of an epoch, at most every five seconds; and always at the
+        end. ``keep`` checkpoints stay. Needs safetensors.
+
+        Ctrl-C ends the run after the batch at hand: KeyboardInterrupt, whose text says where, and where it was saved.
+        With ``resume`` SIGTERM does too (SystemExit). A second Ctrl-C interrupts at once.
+
+        DivergedError, naming epoch, batch and learning rate, when a loss is not finite; it says so if the data hold NaN
+        or inf. CheckpointError where ``resume`` holds another run or no good checkpoint; OSError where it cannot be
+        written: the last good checkpoint is still there.
         """
         check_integer("epochs", epochs, 1)
         check_integer("batch_size", batch_size, 1)
-        _check_rows(("x", "y"), x, y)
-        if validation is not None:
+        check_integer("accumulate", accumulate, 1)
+        check_integer("keep", keep, 1)
+        for name, value in (("micro_batch", micro_batch), ("save_every", save_every)):
+            if value is not None:
+                check_integer(name, value, 1)
+        if save_every is not None and resume is None:
+            raise ValueError("save_every is given without resume, the folder to save in")
+        batches = self._batches(x, y, batch_size, drop_last)
+        if validation is not None and not isinstance(validation, Batches):
             if not isinstance(validation, (tuple, list)) or len(validation) != 2:
                 raise TypeError(f"validation is a {type(validation).__name__}, expected a pair of arrays (x, y)")
             _check_rows(("validation[0]", "validation[1]"), *validation)
-        batches = Batches(x, y, batch_size, seed=self.seed, drop_last=drop_last)
+        held_out = (validation, None) if isinstance(validation, Batches) else validation
         callbacks = [*self.callbacks, ProgressBar()] if verbose else self.callbacks
-        watchers = [
-            callback.on_step_end for callback in callbacks if type(callback).on_step_end is not Callback.on_step_end
-        ]
-        history = History()
-        self._stopped = False
-        try:
-            for callback in callbacks:
-                callback.on_fit_begin(self, epochs, len(batches))
-            for _ in range(epochs):
-                started = perf_counter()
-                record, rate = self._train_epoch(batches, watchers)
-                if validation is not None:
-                    for name, value in self.evaluate(*validation).items():
-                        record[f"validation_{name}"] = value
-                record["learning_rate"] = rate
-                record["seconds"] = perf_counter() - started
-                history.append(record)
+        agreed = {**batches.state_key(), "accumulate": accumulate, "micro_batch": micro_batch}
+        run = None if resume is None else Run(resume, keep, save_every, self, self.callbacks, agreed)
+        with ExitStack() as stack:
+            history, progress = History(), Progress()
+            if run is not None:
+                stack.enter_context(run.locked())
+                history, progress = run.load() or (history, progress)
+            interrupts = stack.enter_context(Interrupts(terminated=run is not None))
+            last = self.epoch + epochs if run is None else epochs
+            loop = Loop(self, batches, callbacks, accumulate, micro_batch, run, interrupts)
+            self._stopped = run is not None and run.stopped
+            try:
                 for callback in callbacks:
-                    callback.on_epoch_end(self, record)
-                if self._stopped:
-                    break
-        finally:
-            for callback in callbacks:
-                callback.on_fit_end(self, history)
+                    callback.on_fit_begin(self, max(last - self.epoch, 0), loop.steps)
+                if run is not None:
+                    run.load_callbacks()
+                while self.epoch < last and not self._stopped:
+                    history.append(self._epoch(loop, progress, held_out))
+                    for callback in callbacks:
+                        callback.on_epoch_end(self, history[-1])
+                    progress = Progress()
+                    if run is not None:
+                        run.stopped = self._stopped
+                        run.epoch_ended(history, last=self.epoch >= last or self._stopped)
+                    loop.leave_if_interrupted(history, progress)
+            finally:
+                for callback in callbacks:
+                    callback.on_fit_end(self, history)
         return history
 
-    def _train_epoch(
-        self, batches: Batches, watchers: Sequence[Callable[[Trainer, float], None]]
-    ) -> tuple[Record, float]:
-        model, loss_function, optimizer = self.model, self.loss, self.optimizer
-        schedule, gradients = self.schedule, model.gradients()
-        in_place = not model.keeps_output  # the loss may write its gradient over the prediction
-        total, rows, correct, skipped, rate = 0.0, 0, 0, 0, math.nan
-        known: int | None = 0
-        for batch, (x, y) in enumerate(batches.epoch(self.epoch)):
-            if schedule is not None:
-                self._set_learning_rate(schedule(self.step))
-            if batch == len(batches) - 1:
-                rate = float(optimizer.learning_rates()[0])  # the epoch's last
-            prediction = model.forward(x, True)
-            if known is not None:
-                known = loss_function.correct(prediction, y)
-                correct += known or 0
-            grad = prediction if in_place else self._grad.get(prediction.shape, prediction.dtype)
-            loss, gradient = loss_function(prediction, y, grad)
-            if not math.isfinite(loss):
-                bad = _holding_nan("x", batches.x) or _holding_nan("y", batches.y)
-                raise DivergedError(
-                    f"the loss is {loss} in epoch {self.epoch + 1}, batch {batch + 1} of "
-                    f"{len(batches)}, at learning rate {optimizer.learning_rates()[0]:.4g}",
-                    f"{bad}: repair the data" if bad else "lower the learning rate, warm up, or clip with max_norm",
-                )
-            assert gradient is not None
-            model.backward(gradient, False)
-            skipped += optimizer.step(gradients).skipped
-            self.step += 1
-            total += loss * len(x)
-            rows += len(x)
-            for watcher in watchers:
-                watcher(self, loss)
-        self.epoch += 1
-        record: Record = {"epoch": self.epoch, "step": self.step, "loss": total / rows}
-        if known is not None:
-            record["accuracy"] = correct / rows
-        record["skipped"] = skipped
-        return record, rate
+    def _batches(self, x: Array | Batches, y: Array | None, batch_size: int, drop_last: bool) -> Batches:
+        if isinstance(x, Batches):
+            if y is not None:
+                raise ValueError("y is given beside Batches, which hold the targets already; expected None")
+            return x
+        _check_rows(("x", "y"), x, y)
+        assert y is not None
+        return Batches(x, y, batch_size, seed=self.seed, drop_last=drop_last)
 
-    def _set_learning_rate(self, rate: float) -> None:
+    def _epoch(self, loop: Loop, progress: Progress, validation: tuple[Array | Batches, Array | None] | None) -> Record:
+        started = perf_counter() - progress.seconds
+        record, rate = loop.run(progress)
+        if validation is not None:
+            for callback in loop.callbacks:
+                callback.on_validation_begin(self)
+            try:
+                for name, value in self.evaluate(*validation).items():
+                    record[f"validation_{name}"] = value
+            finally:
+                for callback in reversed(loop.callbacks):
+                    callback.on_validation_end(self)
+        record["learning_rate"] = rate
+        record["seconds"] = perf_counter() - started
+        return record
+
+    def set_rates(self) -> None:
+        """Writes what the schedule says for the coming step into the optimizer's groups."""
+        schedule = self.schedule
+        if schedule is None:
+            return
+        rate = schedule(self.step)
+        momentum = None if self._momentum is None else self._momentum(self.step)
         for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
             group["lr"] = rate * ratio
+            if momentum is not None:
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
 
     def stop(self) -> None:
         """Ends a running `fit` after the current epoch; for callbacks."""
         self._stopped = True
 
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> dict[str, float]:
-        """``{"loss": ..., "accuracy": ...}`` in inference mode; accuracy for classification only.
+    def evaluate(self, x: Array | Batches, y: Array | None = None, batch_size: int = 1024) -> dict[str, float]:
+        """``{"loss": ..., "accuracy": ...}`` in inference mode; accuracy for classification only; then the metrics.
 
-        The loss is the mean of the batches' losses, each weighted with its number of rows.
+        ``x`` (N, ...) and ``y`` (N, ...), or a `data.Batches` and None. The loss is the mean of the batches'
+        losses, each weighted with its number of rows.
         """
-        _check_rows(("x", "y"), x, y)
-        total, correct = 0.0, 0
+        if isinstance(x, Batches):
+            batches = self._batches(x, y, 1, False)
+        else:
+            _check_rows(("x", "y"), x, y)
+            assert y is not None
+            batches = Batches(x, y, batch_size, shuffle=False)
+        total, rows, correct = 0.0, 0, 0
         known: int | None = 0
-        for rows, targets in Batches(x, y, batch_size, shuffle=False).epoch(0):
-            prediction = self.model.forward(rows, False)
+        for metric in self.metrics:
+            metric.reset()
+        for inputs, targets in batches.epoch(0):
+            prediction = self.model.forward(inputs, False)
             known = self.loss.correct(prediction, targets)
             correct += known or 0
-            total += self.loss(prediction, targets, False)[0] * len(rows)
-        result = {"loss": total / len(x)}
+            total += self.loss(prediction, targets, False)[0] * len(inputs)
+            rows += len(inputs)
+            for metric in self.metrics:
+                metric.update(prediction, targets)
+        result = {"loss": total / rows}
         if known is not None:
-            result["accuracy"] = correct / len(x)
-        return result
+            result["accuracy"] = correct / rows
+        return {**result, **{metric.name: metric.value() for metric in self.metrics}}
 
     def predict(self, x: Array, batch_size: int = 1024) -> Array:
         """The model's output for every row, in inference mode, as a new array (N, ...).

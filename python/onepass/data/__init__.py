@@ -4,6 +4,7 @@ from onepass.data.batches import Batches
 from onepass.data.csv import load_csv
 from onepass.data.dataset import DataError, Dataset
 from onepass.data.digits import load_digits_split
+from onepass.data.features import load_features
 from onepass.data.idx import load_idx
 from onepass.data.npz import load_npz
 from onepass.data.scaling import Scaling, standardize
@@ -17,6 +18,7 @@ __all__ = [
     "load",
     "load_csv",
     "load_digits_split",
+    "load_features",
     "load_idx",
     "load_npz",
     "standardize",

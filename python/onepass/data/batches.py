@@ -73,17 +73,22 @@ class Batches:
         key = np.array([self.seed, epoch], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(len(self.x))
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Array, Array]]:
-        """The batches ``(x, y)`` of epoch number ``epoch``, counted from 0."""
+    def state_key(self) -> dict[str, Any]:
+        """What a resumed run has to agree in, so that it sees the same batches."""
+        names = ("batch_size", "shuffle", "seed", "drop_last")
+        return {"rows": len(self.x), **{name: getattr(self, name) for name in names}}
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
+        """The batches ``(x, y)`` of epoch number ``epoch`` from batch ``start`` on, both counted from 0."""
         size, last = self.batch_size, len(self) * self.batch_size
         if not self.shuffle:
-            for start in range(0, last, size):
-                yield self.x[start : start + size], self.y[start : start + size]
+            for first in range(start * size, last, size):
+                yield self.x[first : first + size], self.y[first : first + size]
             return
         order = self.permutation(epoch)
         x, y = self._x, self._y
-        for start in range(0, last, size):
-            rows = order[start : start + size]
+        for first in range(start * size, last, size):
+            rows = order[first : first + size]
             if len(rows) < len(x):
                 x, y = x[: len(rows)], y[: len(rows)]
             # mode="clip" writes straight into out; "raise" would go through a copy

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike, fspath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onepass.data.dataset import DataError, Dataset, check
 
-__all__ = ["load_csv"]
+__all__ = ["load_csv", "read_table"]
+
+Table = NDArray[np.float64]
 
 LABEL_NAMES = ("label", "labels", "y", "target", "class")
 
@@ -59,17 +63,8 @@ def _hint(row: list[str]) -> str:
     return ""
 
 
-def load_csv(path: str | PathLike[str], label: str | int | None = None) -> Dataset:
-    """The data set in a comma-separated table of numbers.
-
-    The first line is a header if none of its cells is a number. ``label`` is the label's column: its
-    name in the header (any case) or its number, counted from 1. None: the column that the header
-    calls ``label``, ``labels``, ``y``, ``target`` or ``class`` (any case), otherwise the last one.
-    Labels are 0 .. C-1; all other columns are features. Empty lines are skipped. DataError where the
-    file is missing, empty or no text, where two columns may be the label, for rows of unequal length
-    and for cells that are no numbers, naming the line.
-    """
-    source = fspath(path)
+def _read(source: str, begin: Callable[[list[str] | None, int], object], least: int) -> tuple[Table, list[str] | None]:
+    """The numbers (rows, columns) and the header, if there is one; ``begin(header, columns)`` is called after it."""
     cells = array("d")
     columns = rows = 0
     names: list[str] | None = None
@@ -82,11 +77,11 @@ def load_csv(path: str | PathLike[str], label: str | int | None = None) -> Datas
                 line = f"{source}, line {reader.line_num}"
                 if columns == 0:
                     columns = len(row)
-                    if columns < 2:
+                    if columns < least:
                         raise DataError(f"{line} has one cell, expected features and a label{_hint(row)}")
                     if not any(map(_is_number, row)):
                         names = [cell.strip() for cell in row]
-                        _label_column(label, names, columns, source)  # before a long file is read
+                        begin(names, columns)
                         continue
                 if len(row) != columns:
                     raise DataError(f"{line} has {len(row)} cells, expected {columns}{_hint(row)}")
@@ -108,10 +103,42 @@ def load_csv(path: str | PathLike[str], label: str | int | None = None) -> Datas
         raise DataError(f"{source} is not a text file of comma-separated numbers") from None
     if rows == 0:
         raise DataError(f"{source} is empty, expected rows of numbers")
-    table = np.frombuffer(cells, dtype=np.float64).reshape(rows, columns)
-    index, called = _label_column(label, names, columns, source)
+    return np.frombuffer(cells, dtype=np.float64).reshape(rows, columns), names
+
+
+def load_csv(path: str | PathLike[str], label: str | int | None = None, classes: int | None = None) -> Dataset:
+    """The data set in a comma-separated table of numbers.
+
+    The first line is a header if none of its cells is a number. ``label`` is the label's column: its
+    name in the header (any case) or its number, counted from 1. None: the column that the header
+    calls ``label``, ``labels``, ``y``, ``target`` or ``class`` (any case), otherwise the last one.
+    Labels are 0 .. C-1; all other columns are features. Empty lines are skipped. DataError where the
+    file is missing, empty or no text, where two columns may be the label, for rows of unequal length
+    and for cells that are no numbers, naming the line.
+    """
+    source = fspath(path)
+    table, names = _read(source, lambda header, columns: _label_column(label, header, columns, source), 2)
+    index, called = _label_column(label, names, table.shape[1], source)
     try:
-        checked = check(np.delete(table, index, axis=1), table[:, index], None, None, source)
+        checked = check(np.delete(table, index, axis=1), table[:, index], None, None, source, classes)
     except DataError as error:
         raise DataError(str(error).replace(f"{source}: ", f"{source}: label: {called}; ", 1)) from None
     return replace(checked, label=called)
+
+
+def read_table(path: str | PathLike[str], label: str | int | None = None, count: int | None = None) -> Table:
+    """The numbers (rows, columns) of a comma-separated table, without the column ``label`` (as in `load_csv`).
+
+    If ``label`` is None and the table has one column more than ``count``, the one that the header calls label, labels,
+    y, target or class is left out.
+    """
+    source = fspath(path)
+    table, names = _read(source, lambda header, columns: None, 1)
+    named = names is not None and any(name.lower() in LABEL_NAMES for name in names)
+    if label is None and not (named and table.shape[1] - 1 == count):
+        return table
+    try:
+        index, _ = _label_column(label, names, table.shape[1], source)
+    except DataError as error:
+        raise DataError(str(error).replace("choose one with label", "leave one out with label")) from None
+    return np.delete(table, index, axis=1)

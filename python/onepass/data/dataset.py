@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onepass._extras import require
 
-__all__ = ["DataError", "Dataset", "check", "split"]
+__all__ = ["DataError", "Dataset", "check", "check_features", "split"]
 
 LARGEST = float(np.finfo(np.float32).max)  # of a feature: networks compute in float32
 
@@ -41,7 +41,8 @@ class Dataset:
         return int(self.y.max()) + 1
 
 
-def _features(x: Array, where: str) -> Array:
+def check_features(x: Array, where: str) -> Array:
+    """``x``, or a DataError that begins with ``where``: real, finite, rows of features, within float32's range."""
     if x.dtype.kind not in "fiub":
         raise DataError(f"{where} has dtype {x.dtype}, expected real numbers")
     if x.ndim < 2:
@@ -80,20 +81,28 @@ def _labels(y: Array, rows: int, where: str) -> NDArray[np.int64]:
     return y.astype(np.int64)
 
 
-def check(x: Array, y: Array, x_test: Array | None, y_test: Array | None, source: str) -> Dataset:
-    """A Dataset of these arrays, or a DataError that begins with ``source``."""
-    x = _features(x, f"{source}: x")
+def check(
+    x: Array, y: Array, x_test: Array | None, y_test: Array | None, source: str, classes: int | None = None
+) -> Dataset:
+    """A Dataset of these arrays, or a DataError that begins with ``source``.
+
+    ``classes``: their number, where it is known and not all need to occur.
+    """
+    x = check_features(x, f"{source}: x")
     labels = _labels(y, len(x), f"{source}: y")
     found = np.unique(labels)
-    classes = int(found[-1]) + 1
-    if len(found) == 1:
-        raise DataError(f"{source}: all labels are {found[0]}, expected at least two classes")
-    if len(found) != classes:
-        absent = int(np.flatnonzero(found != np.arange(len(found)))[0])
-        raise DataError(f"{source}: no row has label {absent}, expected all of 0 .. {classes - 1} to occur")
+    if classes is None:
+        classes = int(found[-1]) + 1
+        if len(found) == 1:
+            raise DataError(f"{source}: all labels are {found[0]}, expected at least two classes")
+        if len(found) != classes:
+            absent = int(np.flatnonzero(found != np.arange(len(found)))[0])
+            raise DataError(f"{source}: no row has label {absent}, expected all of 0 .. {classes - 1} to occur")
+    elif found[-1] >= classes:
+        raise DataError(f"{source}: y holds label {found[-1]}, expected 0 .. {classes - 1}")
     if x_test is None or y_test is None:
         return Dataset(x, labels)
-    x_test = _features(x_test, f"{source}: x_test")
+    x_test = check_features(x_test, f"{source}: x_test")
     labels_test = _labels(y_test, len(x_test), f"{source}: y_test")
     if x_test.shape[1:] != x.shape[1:]:
         raise DataError(f"{source}: rows of x_test have shape {x_test.shape[1:]}, those of x {x.shape[1:]}")

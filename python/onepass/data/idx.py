@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onepass.data.dataset import DataError, Dataset, check
 
-__all__ = ["load_idx", "read_idx"]
+__all__ = ["find_images", "load_idx", "read_idx"]
 
 # third byte of the magic number -> big-endian element type
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -69,6 +69,19 @@ def _find(folder: Path, part: str, kind: str, ndim: int) -> Path | None:
     return None
 
 
+def _places(root: Path) -> tuple[Path, ...]:
+    return root, root / "raw", root / "MNIST" / "raw"
+
+
+def find_images(folder: Path) -> Path:
+    """The file of the test images in a folder of MNIST-format files, else of the training images."""
+    for place in _places(folder):
+        found = _find(place, "t10k", "images", 3) or _find(place, "train", "images", 3)
+        if found:
+            return found
+    raise DataError(f"{folder} has no file t10k-images-idx3-ubyte or train-images-idx3-ubyte (or .gz)")
+
+
 def _read_pair(root: Path, part: str, files: tuple[Path | None, Path | None]) -> tuple[NDArray[Any], NDArray[Any]]:
     images, labels = files
     if images is None or labels is None:
@@ -77,7 +90,7 @@ def _read_pair(root: Path, part: str, files: tuple[Path | None, Path | None]) ->
     return read_idx(images, 3), read_idx(labels, 1)
 
 
-def load_idx(folder: str | PathLike[str]) -> Dataset:
+def load_idx(folder: str | PathLike[str], classes: int | None = None) -> Dataset:
     """The data set in a folder of MNIST-format files (also Fashion-MNIST, KMNIST, EMNIST's parts).
 
     Files: ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and if there is a test set
@@ -91,11 +104,11 @@ def load_idx(folder: str | PathLike[str]) -> Dataset:
         raise DataError(f"{root} does not exist")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    for place in (root, root / "raw", root / "MNIST" / "raw"):
+    for place in _places(root):
         train = _find(place, "train", "images", 3), _find(place, "train", "labels", 1)
         test = _find(place, "t10k", "images", 3), _find(place, "t10k", "labels", 1)
         if any(train) or any(test):
             break
     x, y = _read_pair(root, "train", train)
     x_test, y_test = _read_pair(root, "t10k", test) if any(test) else (None, None)
-    return check(x, y, x_test, y_test, str(root))
+    return check(x, y, x_test, y_test, str(root), classes)

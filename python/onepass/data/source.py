@@ -14,11 +14,14 @@ from onepass.data.npz import load_npz
 __all__ = ["load"]
 
 
-def load(source: str | PathLike[str], label: str | int | None = None) -> Dataset:
+def load(
+    source: str | PathLike[str], label: str | int | None = None, hold_out: bool = True, classes: int | None = None
+) -> Dataset:
     """The data set ``digits``, or the one in FILE.npz, FILE.csv or a folder of MNIST-format files.
 
-    Without a test set of its own it gets one: a fixed stratified fifth of its rows (that needs
-    scikit-learn). ``label`` is `load_csv`'s. DataError for everything that cannot be trained on.
+    Without a test set of its own it gets one, unless ``hold_out`` is false: a fixed stratified fifth of its rows (that
+    needs scikit-learn). ``label`` is `load_csv`'s. ``classes``: how many there are, where not all of them need to occur
+    because nothing is trained. DataError for everything that cannot be used.
     """
     name = fspath(source)
     if not name:
@@ -29,12 +32,16 @@ def load(source: str | PathLike[str], label: str | int | None = None) -> Dataset
         return load_digits_split()
     path = Path(name)
     if path.is_dir():
-        return split(load_idx(path), name)
+        return _held_out(load_idx(path, classes), name, hold_out)
     if not path.exists():
         raise DataError(f"{name} does not exist; expected digits, FILE.npz, FILE.csv or a folder")
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return split(load_npz(path), name)
+        return _held_out(load_npz(path, classes), name, hold_out)
     if suffix == ".csv":
-        return split(load_csv(path, label), name)
+        return _held_out(load_csv(path, label, classes), name, hold_out)
     raise DataError(f"{name} is neither .npz nor .csv nor a folder of IDX files")
+
+
+def _held_out(dataset: Dataset, name: str, hold_out: bool) -> Dataset:
+    return split(dataset, name) if hold_out else dataset

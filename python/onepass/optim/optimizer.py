@@ -11,15 +11,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass import _core
+from onepass import _core, schedules
 from onepass._storage import computed_type, decode, encode, memory_axes
 from onepass._update_functions import check_limit
 from onepass.kernels import UPDATES, global_norm
 from onepass.optim.storage import Storage, zeros_like
-from onepass.schedules import Schedule
 
 Array = NDArray[Any]
-Rate = float | Schedule
+Rate = float | schedules.Rate
 
 
 class StepInfo(NamedTuple):
@@ -453,7 +452,7 @@ def _with_rates(groups: list[dict[str, Any]], steps: Iterable[int]) -> list[dict
     ]
 
 
-def _rate(schedule: Schedule, step: int) -> float:
+def _rate(schedule: schedules.Rate, step: int) -> float:
     rate = schedule(step)
     check_number(f"lr (the schedule's at step {step})", rate, 0.0, math.inf)
     return float(rate)

@@ -1,48 +1,17 @@
-"""What can watch a training run."""
+"""The progress of a run on a terminal."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from onepass._extras import require
+from onepass.callbacks.callback import Callback, Run
 
 if TYPE_CHECKING:
     from onepass.history import History, Record
-    from onepass.nn.layer import Layer
-    from onepass.optim.optimizer import Optimizer
 
-__all__ = ["Callback", "ProgressBar", "Run"]
-
-
-class Run(Protocol):
-    """What a callback sees of a trainer."""
-
-    model: Layer
-    optimizer: Optimizer
-    epoch: int
-    """Epochs done, also those of earlier calls of fit."""
-    step: int
-    """Updates done, likewise."""
-
-    def stop(self) -> None:
-        """Ends a running fit after the current epoch."""
-
-
-class Callback:
-    """Called by `Trainer.fit`; override what is needed. ``trainer.stop()`` ends the run early."""
-
-    def on_fit_begin(self, trainer: Run, epochs: int, steps: int) -> None:
-        """Before the first of ``epochs`` epochs of ``steps`` steps each."""
-
-    def on_step_end(self, trainer: Run, loss: float) -> None:
-        """After an update; ``loss`` is the batch's. Costs nothing unless it is overridden."""
-
-    def on_epoch_end(self, trainer: Run, record: Record) -> None:
-        """After an epoch, validation included; ``record`` is its entry in the history."""
-
-    def on_fit_end(self, trainer: Run, history: History) -> None:
-        """After the last epoch, also when an exception ended the run."""
+__all__ = ["ProgressBar"]
 
 
 class ProgressBar(Callback):

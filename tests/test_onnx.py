@@ -1,0 +1,107 @@
+"""Exported models give in onnxruntime what they give here."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx as onnx_package
+import onnxruntime
+import pytest
+
+from onepass import kernels, losses, nn, onnx, optim
+from onepass.trainer import Trainer
+
+RNG = np.random.default_rng(0)
+ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(0.2), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Sigmoid(), nn.Tanh()]
+
+
+def run(model, x, *arguments, **options):
+    proto = onnx.export(model, None, x.shape[1:], *arguments, **options)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def assert_same(model, x, **options):
+    expected = model.forward(x, False).copy()
+    result = run(model, x, **options)
+    assert result.dtype == expected.dtype
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        result, expected, rtol=64 * np.finfo(x.dtype).eps, atol=64 * np.finfo(x.dtype).eps * scale
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_activations(activation, dtype):
+    x = (3 * RNG.normal(size=(7, 5))).astype(dtype)
+    model = nn.Sequential(nn.Linear(5, 6, dtype=dtype), activation)
+    if dtype == "float64" and isinstance(activation, nn.GELU) and activation.approximate == "none":
+        with pytest.raises(Exception, match="Erf"):  # the runtime has it in float32 only
+            run(model, x)
+        return
+    assert_same(model, x)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_trained_model(rows, dtype):
+    x = RNG.normal(size=(200, 9)).astype(dtype)
+    y = (x[:, 0] > 0).astype(np.int64)
+    inner = nn.Sequential(nn.BatchNorm(12, dtype=dtype, population=True), nn.Tanh(), nn.Dropout(0.5))
+    model = nn.Sequential(
+        nn.Linear(9, 12, bias=False, dtype=dtype), inner, nn.Linear(12, 8, dtype=dtype),
+        nn.BatchNorm(8, dtype=dtype, affine=False, relu=True, eps=1e-3), nn.Linear(8, 2, dtype=dtype), seed=1,
+    )  # fmt: skip
+    Trainer(model, losses.CrossEntropy(), optim.Adam(model.parameters(), lr=0.01)).fit(x, y, epochs=3)
+    assert np.abs(inner.layers[0].running_mean).max() > 0.01
+    assert_same(model, x[:rows])
+
+
+def test_images_and_batch_norm_of_planes():
+    x = RNG.normal(size=(4, 3, 5, 6)).astype(np.float32)
+    model = nn.Sequential(nn.BatchNorm(3), nn.ReLU())
+    model.forward(x)
+    assert_same(model, x)
+
+
+def test_softmax_names_and_file(tmp_path):
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    model = nn.Sequential(nn.Linear(4, 5))
+    path = tmp_path / "model.onnx"
+    proto = onnx.export(model, path, (4,), softmax=True, names=("features", "probabilities"))
+    assert onnx_package.load(path) == proto
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ((name, shape),) = [(i.name, i.shape) for i in session.get_inputs()]
+    assert (name, shape) == ("features", ["N", 4])
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [("probabilities", ["N", 5])]
+    expected = kernels.softmax(model.forward(x, False))
+    np.testing.assert_allclose(session.run(None, {"features": x})[0], expected, rtol=1e-5)
+
+
+def test_a_model_that_does_nothing():
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    assert (run(nn.Sequential(nn.Dropout(0.5)), x) == x).all()
+
+
+def test_a_layer_of_ones_own():
+    class Shift(nn.Layer):
+        def forward(self, x, training=True):
+            return x + 3
+
+    model = nn.Sequential(nn.Linear(4, 4), Shift())
+    with pytest.raises(TypeError, match=r"has no ONNX form; give it one with onepass\.onnx\.register\(Shift\)"):
+        onnx.export(model, None, (4,))
+
+    @onnx.register(Shift)
+    def convert(layer, graph, x):
+        return graph.node("Add", x, graph.constant(3.0))
+
+    assert_same(model, RNG.normal(size=(3, 4)).astype(np.float32))
+
+
+def test_errors():
+    mixed = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, dtype="float64"))
+    with pytest.raises(ValueError, match="parameters of types float32, float64, expected one"):
+        onnx.export(mixed, None, (4,))
+    with pytest.raises(ValueError, match="channel_axis -1; ONNX normalizes axis 1 only"):
+        onnx.export(nn.Sequential(nn.BatchNorm(3, channel_axis=-1)), None, (5, 3))
