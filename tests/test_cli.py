@@ -619,7 +619,7 @@ def test_export(trained, capsys, monkeypatch, tmp_path, softmax):
     path = tmp_path / "model.onnx"
     monkeypatch.chdir(trained)
     assert cli.main(["export", "out", str(path), *(["--softmax"] if softmax else [])]) == 0
-    assert "raw features (N, 4) to " + ("probabilities" if softmax else "logits") in capsys.readouterr().out
+    assert "features (N, 4) to " + ("probabilities" if softmax else "logits") in capsys.readouterr().out
     x, _ = blobs(9, seed=5)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     result = session.run(None, {"x": x.astype(np.float32)})[0]

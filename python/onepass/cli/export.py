@@ -40,8 +40,6 @@ def run(options: argparse.Namespace, output: Output) -> int:
     model = nn.Sequential(*_of_raw_features(trained), seed=None)
     onnx.export(model, file, (trained.meta["features"],), softmax=options.softmax)
     result = "probabilities" if options.softmax else "logits"
-    output.line(
-        f"wrote {file}: raw features (N, {trained.meta['features']}) to {result} (N, {trained.meta['classes']})"
-    )
+    output.line(f"wrote {file}: features (N, {trained.meta['features']}) to {result} (N, {trained.meta['classes']})")
     output.complain("to stdout")
     return 0
