@@ -160,6 +160,25 @@ def _batch_norm(layer: nn.BatchNorm, graph: Graph, x: str) -> str:
     return graph.node("Relu", y) if layer.relu else y
 
 
+@register(nn.Residual)
+def _residual(layer: nn.Residual, graph: Graph, x: str) -> str:
+    around = x if layer.shortcut is None else graph.layer(layer.shortcut, x)
+    return graph.node("Add", graph.layer(layer.body, x), around)
+
+
+@register(nn.Flatten)
+def _flatten(layer: nn.Flatten, graph: Graph, x: str) -> str:
+    return graph.node("Flatten", x)
+
+
+@register(nn.LayerNorm)
+def _layer_norm(layer: nn.LayerNorm, graph: Graph, x: str) -> str:
+    gamma = np.ones(layer.normalized_shape, graph.dtype) if layer.gamma is None else layer.gamma
+    beta = np.zeros(layer.normalized_shape, graph.dtype) if layer.beta is None else layer.beta
+    constants = [graph.constant(gamma), graph.constant(beta)]
+    return graph.node("LayerNormalization", x, *constants, axis=-len(layer.normalized_shape), epsilon=layer.eps)
+
+
 @register(nn.Dropout)
 def _dropout(layer: nn.Dropout, graph: Graph, x: str) -> str:
     return x

@@ -1,23 +1,34 @@
 """Layers with an explicit forward and backward, computing into buffers they keep."""
 
+from onepass.nn import initializers
 from onepass.nn.activations import GELU, LeakyReLU, Sigmoid, SiLU, Tanh
 from onepass.nn.batch_norm import BatchNorm
 from onepass.nn.dropout import Dropout
+from onepass.nn.embedding import Embedding
+from onepass.nn.flatten import Flatten
 from onepass.nn.layer import Layer
+from onepass.nn.layer_norm import LayerNorm, RMSNorm
 from onepass.nn.linear import Linear
 from onepass.nn.relu import ReLU
+from onepass.nn.residual import Residual
 from onepass.nn.sequential import Sequential
 
 __all__ = [
     "GELU",
     "BatchNorm",
     "Dropout",
+    "Embedding",
+    "Flatten",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "RMSNorm",
     "ReLU",
+    "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",
     "Tanh",
+    "initializers",
 ]

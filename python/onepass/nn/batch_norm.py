@@ -108,6 +108,9 @@ class BatchNorm(Layer):
             out = self._dx.get(x.shape, x.dtype)
         return batch_norm_backward(dy, x, self.gamma, saved, out, dgamma=self.dgamma, dbeta=self.dbeta)[0]
 
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return input_shape
+
     def parameters(self) -> list[Array]:
         return [] if self.gamma is None or self.beta is None else [self.gamma, self.beta]
 

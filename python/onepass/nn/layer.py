@@ -61,6 +61,27 @@ class Layer:
         """Name -> array: the parameters and what else a checkpoint has to keep. Not a copy."""
         return {}
 
+    def children(self) -> list[tuple[str, Layer]]:
+        """The layers that this one is made of, with their names in `state`."""
+        return []
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of `forward`'s output for one of the input, both without the batch's axis."""
+        if self.keeps_shape:
+            return input_shape
+        if self.sizes is not None and input_shape and input_shape[0] == self.sizes[0]:
+            return (self.sizes[1], *input_shape[1:])
+        raise NotImplementedError(f"{self!r:.60} does not say what becomes of rows of shape {input_shape}")
+
+    def summary(self, input_shape: tuple[int, ...]) -> str:
+        """A table: layer, shape of a row of its output, parameters, bytes of its state; and the sums.
+
+        ``input_shape`` is a row's, without the batch's axis. A block's layers are indented below it.
+        """
+        from onepass.nn.summary import table
+
+        return table(self, input_shape)
+
     def check_state(self, state: Mapping[str, Array]) -> None:
         """ValueError unless names, shapes and dtypes of ``state`` are those of `state`."""
         own = self.state()

@@ -77,6 +77,12 @@ class Linear(Layer):
         dbias: Out = False if self.dbias is None else self.dbias
         return linear_backward(dy, x, self.weight, out, self.dweight, dbias)[0]
 
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        outputs, inputs = self.weight.shape
+        if input_shape != (inputs,):
+            raise ValueError(f"{self!r} takes rows of shape ({inputs},), not {input_shape}")
+        return (outputs,)
+
     def parameters(self) -> list[Array]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 

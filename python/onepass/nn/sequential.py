@@ -93,6 +93,14 @@ class Sequential(Layer):
             gradient = layer.backward(gradient, gradient if owned and layer.in_place else None)
         return self.layers[stop].backward(gradient, out)
 
+    def children(self) -> list[tuple[str, Layer]]:
+        return [(str(index), layer) for index, layer in enumerate(self.layers)]
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        for layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
     def parameters(self) -> list[Array]:
         return [parameter for layer in self.layers for parameter in layer.parameters()]
 

@@ -1,0 +1,40 @@
+"""A model as a table."""
+
+from __future__ import annotations
+
+from onepass.nn.layer import Layer
+
+__all__ = ["table"]
+
+
+def _rows(name: str, layer: Layer, shape: tuple[int, ...], depth: int) -> list[tuple[str, str, str]]:
+    label = f"{'  ' * depth}{name}: " if name else ""
+    children = layer.children()
+    text = type(layer).__name__ if children else repr(layer)
+    count = sum(parameter.size for parameter in layer.parameters())
+    rows = [(f"{label}{text}", str(("N", *layer.output_shape(shape))).replace("'", ""), f"{count:,}")]
+    sequence = all(key.isdecimal() for key, _ in children)  # one after another, otherwise beside each other
+    for key, child in children:
+        rows += _rows(key, child, shape, depth + 1)
+        if sequence:
+            shape = child.output_shape(shape)
+    return rows
+
+
+def table(model: Layer, input_shape: tuple[int, ...]) -> str:
+    """What `Layer.summary` returns.
+
+    >>> from onepass import nn
+    >>> print(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).summary((4,)))
+    layer              output  parameters
+    Sequential         (N, 3)          67
+      0: Linear(4, 8)  (N, 8)          40
+      1: ReLU()        (N, 8)           0
+      2: Linear(8, 3)  (N, 3)          27
+    67 parameters, 268 bytes of state
+    """
+    rows = [("layer", "output", "parameters"), *_rows("", model, tuple(input_shape), 0)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    size = sum(array.nbytes for array in model.state().values())
+    return "\n".join([*lines, f"{rows[1][2]} parameters, {size:,} bytes of state"])
