@@ -129,6 +129,11 @@ def test_parts_do_not_know_the_trainer(name):
     assert {part(i) for i in imported(MODULES[name])} & {"trainer", "callbacks", "checkpoint", "cli"} == set()
 
 
+@pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "callbacks"])
+def test_callbacks_know_the_trainers_protocol_only(name):
+    assert {part(i) for i in imported(MODULES[name])} & {"trainer", "cli"} == set()
+
+
 @pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "landscape"] or ["onepass"])
 def test_landscape_takes_a_function_and_knows_no_layers(name):
     assert {part(i) for i in imported(MODULES[name])} & {"nn", "optim"} == set()

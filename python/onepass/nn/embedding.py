@@ -58,10 +58,15 @@ class Embedding(Layer):
 
     def initialize(self, rng: np.random.Generator) -> None:
         np.copyto(self.weight, rng.standard_normal(self.weight.shape), casting="same_kind")
+        self.initialized()
+
+    def initialized(self) -> None:
         if self.padding_idx is not None:
             self.weight[self.padding_idx] = 0
 
     def forward(self, x: Array, training: bool = True) -> Array:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x is a {type(x).__name__}, expected a NumPy array of integers")
         if x.dtype.kind not in "iu":
             raise TypeError(f"x has dtype {x.dtype}, expected integers")
         rows = len(self.weight)
@@ -78,6 +83,8 @@ class Embedding(Layer):
             raise RuntimeError("Embedding.backward was called before forward")
         if out is not None and out is not False:
             raise ValueError("out is given, but integers have no gradient; expected None or False")
+        if dy.shape != (*self._x.shape, self.weight.shape[1]):
+            raise ValueError(f"dy has shape {dy.shape}, expected {(*self._x.shape, self.weight.shape[1])}")
         self.dweight.fill(0)
         np.add.at(self.dweight, self._x, dy)
         if self.padding_idx is not None:

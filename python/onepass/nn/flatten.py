@@ -26,7 +26,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array, training: bool = True) -> Array:
         self._shape = x.shape
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         if self._shape is None:

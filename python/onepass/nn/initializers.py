@@ -40,12 +40,16 @@ Initializer: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], Array]
 def apply(
     model: Layer, rng: np.random.Generator, weight: Initializer | None = None, bias: Initializer | None = None
 ) -> None:
-    """Draws every array of the model's state that is named ``weight``, and ``bias``, in order; others stay."""
+    """Draws every array of the model's state that is named ``weight``, and ``bias``, in order; others stay.
+
+    The row of an `nn.Embedding`'s ``padding_idx`` stays zero.
+    """
     for name, array in model.state().items():
         kind = name.rpartition(".")[2]
         initializer = weight if kind == "weight" else bias if kind == "bias" else None
         if initializer is not None:
             np.copyto(array, initializer(rng, array.shape), casting="same_kind")
+    model.initialized()
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class Layer:
         raise NotImplementedError(f"{self!r:.60} does not say what becomes of rows of shape {input_shape}")
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
-        """A table: layer, shape of a row of its output, parameters, bytes of its state; and the sums.
+        """A table: layer, shape of its output, parameters; and their sum with the bytes of the state.
 
         ``input_shape`` is a row's, without the batch's axis. A block's layers are indented below it.
         """
@@ -101,6 +101,11 @@ class Layer:
         self.check_state(state)
         for name, array in self.state().items():
             np.copyto(array, state[name])
+
+    def initialized(self) -> None:
+        """After parameters were drawn: puts right what must not be random."""
+        for _, layer in self.children():
+            layer.initialized()
 
     def initialize(self, rng: np.random.Generator) -> None:
         """Draws the initial parameters from ``rng``."""

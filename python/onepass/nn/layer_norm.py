@@ -88,7 +88,8 @@ class LayerNorm(_RowNorm):
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         x, saved, dx = self._before(dy, out)
         wanted: tuple[Out, Out] = (False, False) if self.gamma is None else (self.dgamma, self.dbeta)
-        return layer_norm_backward(dy, x, self.gamma, saved, dx, dgamma=wanted[0], dbeta=wanted[1])[0]
+        layer_norm_backward(dy, x, self.gamma, saved, dx, dgamma=wanted[0], dbeta=wanted[1])
+        return None if out is False else dx
 
     def parameters(self) -> list[Array]:
         return [] if self.gamma is None or self.beta is None else [self.gamma, self.beta]
@@ -136,7 +137,8 @@ class RMSNorm(_RowNorm):
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         x, saved, dx = self._before(dy, out)
-        return rms_norm_backward(dy, x, self.gamma, saved, dx, dgamma=False if self.gamma is None else self.dgamma)[0]
+        rms_norm_backward(dy, x, self.gamma, saved, dx, dgamma=False if self.gamma is None else self.dgamma)
+        return None if out is False else dx
 
     def parameters(self) -> list[Array]:
         return [] if self.gamma is None else [self.gamma]

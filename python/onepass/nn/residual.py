@@ -60,8 +60,8 @@ class Residual(Layer):
             return None
         dx = self.body.backward(dy)
         around = dy if self.shortcut is None else self.shortcut.backward(dy)
-        assert dx is not None
-        assert around is not None
+        if dx is None or around is None:
+            raise ValueError(f"{self!r:.60} has no gradient with respect to its input; expected out=False")
         target = self._dx.get(dx.shape, dx.dtype) if out is None else out
         np.add(dx, around, out=target)
         return target
@@ -79,7 +79,11 @@ class Residual(Layer):
         return {f"{name}.{key}": array for name, layer in self.children() for key, array in layer.state().items()}
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self.body.output_shape(input_shape)
+        shape = self.body.output_shape(input_shape)
+        around = input_shape if self.shortcut is None else self.shortcut.output_shape(input_shape)
+        if shape != around:
+            raise ValueError(f"{self!r:.60}: its body gives rows of shape {shape}, the way around it {around}")
+        return shape
 
     def __repr__(self) -> str:
         shortcut = "" if self.shortcut is None else f", shortcut={self.shortcut!r}"
