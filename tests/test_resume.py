@@ -274,6 +274,14 @@ def test_a_folder_that_vanishes_is_an_error_that_names_it(tmp_path):
 # ---- signals
 
 
+@pytest.fixture
+def ctrl_c():
+    """What Ctrl-C does by default: a shell's background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Press(Callback):
     def __init__(self, number, step):
         self.number, self.step = number, step
@@ -284,7 +292,7 @@ class Press(Callback):
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 12])
-def test_interrupted_after_the_batch_and_saved(tmp_path, expected, step):
+def test_interrupted_after_the_batch_and_saved(tmp_path, expected, ctrl_c, step):
     trainer, x, y = make()
     trainer.callbacks = [resume_worker.Counter()]
     press = Press(signal.SIGINT, step)
@@ -321,7 +329,7 @@ def test_terminated(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_without_resume_the_interrupt_says_where(tmp_path):
+def test_without_resume_the_interrupt_says_where(ctrl_c):
     trainer, x, y = make()
     trainer.callbacks.append(Press(signal.SIGINT, 4))
     with pytest.raises(KeyboardInterrupt, match=r"^stopped after step 4, batch 1 of 3 in epoch 2$"):
