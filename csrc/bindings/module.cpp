@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_layers(m);
   register_activations(m);
   register_losses(m);
+  register_images(m);
 }

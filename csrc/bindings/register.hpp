@@ -15,3 +15,4 @@ void register_row_norm(py::module_& m);
 void register_layers(py::module_& m);
 void register_activations(py::module_& m);
 void register_losses(py::module_& m);
+void register_images(py::module_& m);

@@ -16,6 +16,7 @@
 #include "kernels/stream.hpp"
 #include "kernels/tensor_rules.hpp"
 #include "kernels/update.hpp"
+#include "kernels/windows.hpp"
 
 namespace {
 
@@ -91,6 +92,14 @@ constexpr onepass::FloatKernels<T> float_kernels() {
       .gradient_row = gradient_row<T>,
       .dx_row = dx_row<T>,
       .dx_row_run = dx_row_run<T>,
+      .unfold = unfold<T>,
+      .fold = fold<T>,
+      .row_bias_relu = row_bias_relu<T>,
+      .add_row_sums = add_row_sums<T>,
+      .max_pool = max_pool<T>,
+      .max_pool_backward = max_pool_backward<T>,
+      .average_pool = average_pool<T>,
+      .average_pool_backward = average_pool_backward<T>,
       .empty_into = empty_into<T>,
   };
 }

@@ -175,6 +175,12 @@ struct Huber {
   T corner, curvature, slope;
 };
 
+// A window that slides over a plane (height, width).
+struct Window {
+  std::int64_t height, width, out_height, out_width;
+  std::int64_t kernel[2], stride[2], padding[2];  // of height, of width
+};
+
 enum class Mask { none, from_x, from_y };  // where ReLU let nothing through
 
 template <typename T>
@@ -257,6 +263,20 @@ struct FloatKernels {
                  T* dgamma, T* dbeta, std::int64_t n);
   void (*dx_row_run)(const T* dy, const T* x, T gamma, const RowScale<T>& scale, const RowSlope<T>& slope, T* dx,
                      std::int64_t n);
+
+  // Convolution: the columns of output rows [first, last) of an image (channels, height, width), and dx += theirs
+  void (*unfold)(const T* x, T* columns, const Window& window, std::int64_t channels, std::int64_t first,
+                 std::int64_t last);
+  void (*fold)(const T* columns, T* dx, const Window& window, std::int64_t channels, std::int64_t first,
+               std::int64_t last);
+  void (*row_bias_relu)(T* y, const T* bias, bool relu, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+  void (*add_row_sums)(const T* x, double* sums, std::int64_t rows, std::int64_t columns);
+  // Pooling of one plane; dx is added to
+  void (*max_pool)(const T* x, T* y, const Window& window);
+  void (*max_pool_backward)(const T* dy, const T* x, T* dx, const Window& window);
+  void (*average_pool)(const T* x, T* y, const Window& window);
+  void (*average_pool_backward)(const T* dy, T* dx, const Window& window);
+
   void (*empty_into)(T* from, double* to, std::int64_t n);  // to += from, from = 0
 };
 

@@ -283,3 +283,44 @@ def linear_backward(
     dbias: _Array | None,
     threads: int,
 ) -> None: ...
+def conv2d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    relu: bool,
+    out: _Array,
+    threads: int,
+) -> None: ...
+def conv2d_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dx: _Array | None,
+    dweight: _Array | None,
+    dbias: _Array | None,
+    threads: int,
+) -> None: ...
+def max_pool2d(
+    x: _Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: _Array, threads: int
+) -> None: ...
+def max_pool2d_backward(
+    dy: _Array,
+    x: _Array,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    out: _Array,
+    threads: int,
+) -> None: ...
+def avg_pool2d(
+    x: _Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: _Array, threads: int
+) -> None: ...
+def avg_pool2d_backward(
+    dy: _Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: _Array, threads: int
+) -> None: ...

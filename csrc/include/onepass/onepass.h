@@ -379,6 +379,31 @@ onepass_status onepass_linear_backward(const onepass_array* dy, const onepass_ar
                                        const onepass_array* dx, const onepass_array* dweight,
                                        const onepass_array* dbias, int32_t threads);
 
+/* ---- convolution and pooling ------------------------------------------------------------------------------------ */
+
+/* Of images (N, C, H, W), float32 or float64, in C order. outputs = (inputs + 2 padding - kernel) / stride + 1, rounded
+ * down, along each axis. */
+typedef struct onepass_window {
+  int64_t kernel[2], stride[2], padding[2]; /* of H, of W; padding with zeros on both sides */
+} onepass_window;
+
+/* y = relu?(x * weight + bias) (cross-correlation): weight (O, C, kernel), bias (O) or absent, y (N, O, outputs). */
+onepass_status onepass_conv2d(const onepass_array* x, const onepass_array* weight, const onepass_array* bias,
+                              const onepass_window* window, int32_t relu, const onepass_array* y, int32_t threads);
+/* The gradients; each of the three may be absent. */
+onepass_status onepass_conv2d_backward(const onepass_array* dy, const onepass_array* x, const onepass_array* weight,
+                                       const onepass_window* window, const onepass_array* dx,
+                                       const onepass_array* dweight, const onepass_array* dbias, int32_t threads);
+/* The largest of each window (NaN if it holds one; padding <= kernel / 2), or their mean, padding included as zeros. */
+onepass_status onepass_max_pool2d(const onepass_array* x, const onepass_window* window, const onepass_array* y,
+                                  int32_t threads);
+onepass_status onepass_max_pool2d_backward(const onepass_array* dy, const onepass_array* x,
+                                           const onepass_window* window, const onepass_array* dx, int32_t threads);
+onepass_status onepass_avg_pool2d(const onepass_array* x, const onepass_window* window, const onepass_array* y,
+                                  int32_t threads);
+onepass_status onepass_avg_pool2d_backward(const onepass_array* dy, const onepass_window* window,
+                                           const onepass_array* dx, int32_t threads);
+
 /* ---- activations and dropout ---------------------------------------------------------------------------------- */
 
 typedef enum onepass_activation {

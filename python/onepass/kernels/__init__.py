@@ -48,6 +48,14 @@ from onepass.kernels.cross_entropy import (
 )
 from onepass.kernels.dropout import dropout as dropout, dropout_backward as dropout_backward
 from onepass.kernels.gradients import global_norm as global_norm
+from onepass.kernels.images import (
+    avg_pool2d as avg_pool2d,
+    avg_pool2d_backward as avg_pool2d_backward,
+    conv2d as conv2d,
+    conv2d_backward as conv2d_backward,
+    max_pool2d as max_pool2d,
+    max_pool2d_backward as max_pool2d_backward,
+)
 from onepass.kernels.linear import linear as linear, linear_backward as linear_backward
 from onepass.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from onepass.kernels.losses import (

@@ -68,6 +68,7 @@ class BatchNorm(Layer):
         self.population = population
         self.channel_axis = channel_axis
         self.relu = relu
+        self.fuses_relu = not relu
         self.gamma: Array | None = np.ones(channels, dtype) if affine else None
         self.beta: Array | None = np.zeros(channels, dtype) if affine else None
         self.dgamma: Array = np.zeros(channels, dtype)
@@ -80,6 +81,15 @@ class BatchNorm(Layer):
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: Array, training: bool = True) -> Array:
+        return self._forward(x, training, self.relu)
+
+    def forward_relu(self, x: Array, training: bool) -> Array:
+        return self._forward(x, training, True)
+
+    def backward_relu(self, dy: Array, y: Array, out: Out, dy_is_ours: bool) -> Array | None:
+        return self.backward(dy, out)  # what forward saved says where the ReLU let through
+
+    def _forward(self, x: Array, training: bool, relu: bool) -> Array:
         y, saved = batch_norm(
             x,
             self.gamma,
@@ -90,7 +100,7 @@ class BatchNorm(Layer):
             self.momentum,
             self.eps,
             self.channel_axis,
-            self.relu,
+            relu,
             out=self._y.get(x.shape, x.dtype),
             batches=int(self.num_batches_tracked),
             population=self.population,

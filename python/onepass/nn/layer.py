@@ -35,6 +35,7 @@ class Layer:
     in_place: bool = False  # backward may write its result over dy
     sizes: tuple[int, int] | None = None  # axis 1 before and after, where the layer fixes them
     keeps_shape: bool = False  # any input, and an output of its shape
+    fuses_relu: bool = False  # has forward_relu and backward_relu
 
     def forward(self, x: Array, training: bool = True) -> Array:
         """The layer's output for a batch ``x`` (N, ...); remembers what `backward` needs."""
@@ -47,6 +48,14 @@ class Layer:
         layer; an array, written there (``dy`` itself where ``in_place``); False, the input's
         gradient is not computed and None is returned.
         """
+        raise NotImplementedError
+
+    def forward_relu(self, x: Array, training: bool) -> Array:
+        """`forward` with the ReLU behind it, in one pass and to the same bits; where ``fuses_relu``."""
+        raise NotImplementedError
+
+    def backward_relu(self, dy: Array, y: Array, out: Out, dy_is_ours: bool) -> Array | None:
+        """`backward` with the ReLU behind it, whose output was ``y``; ``dy`` may be written over if it ``is_ours``."""
         raise NotImplementedError
 
     def parameters(self) -> list[Array]:

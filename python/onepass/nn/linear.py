@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
-from onepass.kernels import linear, linear_backward
+from onepass.kernels import linear, linear_backward, relu_backward
 from onepass.nn.buffer import Buffer
 from onepass.nn.layer import Array, Layer, Out, check_integer
 
@@ -36,6 +36,8 @@ class Linear(Layer):
     (5, 2)
     """
 
+    fuses_relu = True
+
     def __init__(
         self,
         inputs: int,
@@ -55,7 +57,7 @@ class Linear(Layer):
         self._outputs = outputs
         self._dtype = self.weight.dtype
         self._x: Array | None = None
-        self._y, self._dx = Buffer(), Buffer()
+        self._y, self._dx, self._masked = Buffer(), Buffer(), Buffer()
         self.initialize(np.random.default_rng(seed))
 
     def initialize(self, rng: np.random.Generator) -> None:
@@ -68,6 +70,10 @@ class Linear(Layer):
         y = self._y.get((x.shape[0], self._outputs), self._dtype)
         return linear(x, self.weight, self.bias, out=y)
 
+    def forward_relu(self, x: Array, training: bool) -> Array:
+        self._x = x
+        return linear(x, self.weight, self.bias, True, self._y.get((x.shape[0], self._outputs), self._dtype))
+
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         x = self._x
         if x is None:
@@ -76,6 +82,9 @@ class Linear(Layer):
             out = self._dx.get(x.shape, self._dtype)
         dbias: Out = False if self.dbias is None else self.dbias
         return linear_backward(dy, x, self.weight, out, self.dweight, dbias)[0]
+
+    def backward_relu(self, dy: Array, y: Array, out: Out, dy_is_ours: bool) -> Array | None:
+        return self.backward(relu_backward(dy, y, dy if dy_is_ours else self._masked.get(dy.shape, dy.dtype)), out)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         outputs, inputs = self.weight.shape

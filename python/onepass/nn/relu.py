@@ -23,19 +23,19 @@ class ReLU(Layer):
     keeps_shape = True
 
     def __init__(self) -> None:
-        self._output: Array | None = None
+        self.output: Array | None = None  # of the last forward; set by Sequential where it ran with the layer before
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: Array, training: bool = True) -> Array:
-        self._output = y = relu(x, self._y.get(x.shape, x.dtype))
+        self.output = y = relu(x, self._y.get(x.shape, x.dtype))
         return y
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         if out is False:
             return None
-        if self._output is None:
+        if self.output is None:
             raise RuntimeError("ReLU.backward was called before forward")
-        return relu_backward(dy, self._output, self._dx.get(dy.shape, dy.dtype) if out is None else out)
+        return relu_backward(dy, self.output, self._dx.get(dy.shape, dy.dtype) if out is None else out)
 
     def __repr__(self) -> str:
         return "ReLU()"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onepass.nn.layer import Array, Layer, Out, check_integer
+from onepass.nn.relu import ReLU
 
 __all__ = ["Sequential"]
 
@@ -33,8 +34,27 @@ def _check_sizes(layers: Sequence[Layer]) -> None:
         before = layer
 
 
+def _fuses_relu(layer: Layer) -> bool:
+    """A class with a forward or backward of its own fuses only by its own forward_relu, not by one that it inherits."""
+    owner = next(kind for kind in type(layer).__mro__ if {"forward", "backward"} & vars(kind).keys())
+    return layer.fuses_relu and "forward_relu" in vars(owner)
+
+
+def _steps(layers: Sequence[Layer]) -> list[tuple[Layer, ReLU | None]]:
+    """Each layer, with the ReLU behind it where both can run in one pass."""
+    steps: list[tuple[Layer, ReLU | None]] = []
+    for layer in layers:
+        if type(layer) is ReLU and steps and steps[-1][1] is None and _fuses_relu(steps[-1][0]):
+            steps[-1] = (steps[-1][0], layer)
+        else:
+            steps.append((layer, None))
+    return steps
+
+
 class Sequential(Layer):
     """A network whose layers run one after another.
+
+    A ReLU behind `Linear`, `Conv2d` or `BatchNorm` runs in the same pass over the memory, to the same bits.
 
     Parameters
     ----------
@@ -69,7 +89,8 @@ class Sequential(Layer):
         _check_sizes(layers)
         self.layers = layers
         self.keeps_output = layers[-1].keeps_output
-        trained = [index for index, layer in enumerate(layers) if layer.parameters()]
+        self._steps = _steps(layers)
+        trained = [index for index, (layer, _) in enumerate(self._steps) if layer.parameters()]
         self._lowest = trained[0] if trained else 0  # below it a gradient serves nobody
         if seed is not None:
             self.initialize(np.random.default_rng(seed))
@@ -79,19 +100,29 @@ class Sequential(Layer):
             layer.initialize(rng)
 
     def forward(self, x: Array, training: bool = True) -> Array:
-        for layer in self.layers:
-            x = layer.forward(x, training)
+        for layer, relu in self._steps:
+            if relu is None:
+                x = layer.forward(x, training)
+            else:
+                x = relu.output = layer.forward_relu(x, training)
         return x
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         """As `Layer.backward`; with ``out=False`` it ends at the lowest layer with parameters."""
         stop = self._lowest if out is False else 0
         gradient: Any = dy  # of an array, until the last line
-        for index in range(len(self.layers) - 1, stop, -1):
-            layer = self.layers[index]
-            owned = gradient is not dy  # a buffer of the layer above, not the caller's array
-            gradient = layer.backward(gradient, gradient if owned and layer.in_place else None)
-        return self.layers[stop].backward(gradient, out)
+        for index in range(len(self._steps) - 1, stop - 1, -1):
+            layer, relu = self._steps[index]
+            ours = gradient is not dy  # a buffer of the layer above, not the caller's array
+            target = out if index == stop else gradient if ours and layer.in_place else None
+            if relu is None:
+                gradient = layer.backward(gradient, target)
+            elif relu.output is None:
+                raise RuntimeError("Sequential.backward was called before forward")
+            else:
+                gradient = layer.backward_relu(gradient, relu.output, target, ours)
+        result: Array | None = gradient
+        return result
 
     def children(self) -> list[tuple[str, Layer]]:
         return [(str(index), layer) for index, layer in enumerate(self.layers)]

@@ -1,0 +1,50 @@
+"""Sizes of windows that slide over images."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, TypeAlias
+
+__all__ = ["Pair", "out_shape", "pair"]
+
+Pair: TypeAlias = "int | tuple[int, int]"
+
+
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """A number for both axes, or a pair.
+
+    >>> pair("stride", 2), pair("stride", (1, 3))
+    ((2, 2), (1, 3))
+    """
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
+        return value
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    try:
+        first, second = (operator.index(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected an integer or a pair of them, got {value!r:.60}") from None
+    if not -(2**63) <= min(first, second) <= max(first, second) < 2**63:
+        raise ValueError(f"{name}: expected integers of 64 bits, got {value!r}")
+    return first, second
+
+
+def out_shape(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    channels: tuple[int, ...] = (),
+) -> tuple[int, ...]:
+    """The shape (N, C, H, W) becomes; ``channels``: of the outputs, if other than C.
+
+    What the checks behind it refuse (too few axes, windows larger than the image) becomes some shape without negative
+    numbers.
+
+    >>> out_shape((5, 3, 28, 28), (3, 3), (2, 2), (1, 1), (8,))
+    (5, 8, 14, 14)
+    """
+    sizes = tuple(
+        max((size + 2 * around - window) // max(step, 1) + 1, 0)
+        for size, window, step, around in zip(shape[2:4], kernel, stride, padding, strict=False)
+    )
+    return (*shape[:1], *(channels or shape[1:2]), *sizes)
