@@ -395,6 +395,31 @@ def linear(arrays, n, threads):
     return [y, *kernels.linear_backward(arrays.new(rows, columns), x, weight, *outs, threads=threads)]
 
 
+def conv2d(kernel, stride, padding):
+    def run(arrays, n, threads):
+        images, channels, outputs = (3, 2, 5) if n <= 67 else (n % 97, 11, 9)
+        height, width = (3, n) if n <= 67 else (19, 23)
+        x, bias = arrays.new(images, channels, height, width), arrays.new(outputs)
+        weight = arrays.new(outputs, channels, kernel, kernel)
+        options = {"stride": stride, "padding": padding, "threads": threads}
+        y = kernels.conv2d(x, weight, bias, relu=True, **options)
+        outs = arrays.empty(*x.shape), arrays.empty(*weight.shape), arrays.empty(outputs)
+        return [y, *kernels.conv2d_backward(arrays.new(*y.shape), x, weight, stride, padding, *outs, threads=threads)]
+
+    return run
+
+
+def pool2d(name, kernel, stride, padding):
+    def run(arrays, n, threads):
+        x = arrays.new(2, 3, 4, n) if n <= 67 else arrays.new(7, n, 13, 12)
+        y = getattr(kernels, name)(x, kernel, stride, padding, threads=threads)
+        given = x if name == "max_pool2d" else x.shape
+        backward = getattr(kernels, f"{name}_backward")
+        return [y, backward(y, given, kernel, stride, padding, arrays.empty(*x.shape), threads=threads)]
+
+    return run
+
+
 CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     **{name: (update(name), (9_973, 100_003)) for name in kernels.UPDATES},
     **{f"{name} stored": (stored_update(name, False), (100_003,)) for name in kernels.UPDATES},
@@ -465,8 +490,20 @@ CASES = {  # name: (function of (arrays, n, threads) -> outputs, large sizes)
     "binary_cross_entropy weights": (binary_cross_entropy, (60_013,)),
     "nll_loss": (nll_loss, (40_009,)),
     "linear": (linear, (977 + 401, 977 + 976)),
+    "conv2d": (conv2d(3, 1, 1), (97 * 5 + 35, 97 * 5 + 70)),
+    "conv2d stride": (conv2d(2, 2, 1), (97 * 5 + 90,)),
+    "conv2d pointwise": (conv2d(1, 1, 0), (97 * 5 + 95,)),
+    "max_pool2d": (pool2d("max_pool2d", 2, 2, 1), (409,)),
+    "max_pool2d overlapping": (pool2d("max_pool2d", 3, 1, 1), (409,)),
+    "avg_pool2d": (pool2d("avg_pool2d", 3, 2, 1), (409,)),
 }
-BLAS = {"linear", "linear_cross_entropy"}  # the product's own treatment of NaN and subnormals is BLAS's
+BLAS = {
+    "linear",
+    "linear_cross_entropy",
+    "conv2d",
+    "conv2d stride",
+    "conv2d pointwise",
+}  # the product's own treatment of NaN and subnormals is BLAS's
 
 
 def main(part):

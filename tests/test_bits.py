@@ -59,6 +59,7 @@ def test_grid_holds_every_kernel_type_and_size(reports):
     cases = [key.split(" | ") for key in reports[LEVELS[0]]["hashes"]]
     names = {name.split(" ")[0] for name, *_ in cases}
     functions = {"cross_entropy", "softmax", "log_softmax", "batch_norm", "global_norm", "relu", "linear"}
+    functions |= {"conv2d", "max_pool2d", "avg_pool2d"}
     functions |= {"linear_cross_entropy", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
     functions |= {"leaky_relu", "gelu", "silu", "sigmoid", "tanh", "bias_activation", "dropout", "nll_loss"}
     functions |= {"huber_loss", "smooth_l1_loss", "binary_cross_entropy"}

@@ -541,6 +541,15 @@ SHAPES = {  # kernel: its array arguments; the first is what the others' shapes 
     },
     "linear": {"x": (2, 3), "weight": (5, 3), "bias": (5,), "out": (2, 5)},
     "linear_backward": {"x": (2, 3), "weight": (5, 3), "dy": (2, 5), "dx": (2, 3), "dweight": (5, 3), "dbias": (5,)},
+    "conv2d": {"x": (2, 3, 5, 5), "weight": (4, 3, 3, 3), "bias": (4,), "out": (2, 4, 3, 3)},
+    "conv2d_backward": {
+        "x": (2, 3, 5, 5), "weight": (4, 3, 3, 3), "dy": (2, 4, 3, 3), "dx": (2, 3, 5, 5), "dweight": (4, 3, 3, 3),
+        "dbias": (4,),
+    },
+    "max_pool2d": {"x": (2, 3, 6, 6), "out": (2, 3, 3, 3)},
+    "max_pool2d_backward": {"x": (2, 3, 6, 6), "dy": (2, 3, 3, 3), "out": (2, 3, 6, 6)},
+    "avg_pool2d": {"x": (2, 3, 6, 6), "out": (2, 3, 3, 3)},
+    "avg_pool2d_backward": {"dy": (2, 3, 3, 3), "out": (2, 3, 6, 6)},
     **{name: {"x": (2, 6), "out": (2, 6)} for name in ACTIVATIONS},
     **{f"{name}_backward": {"dy": (2, 6), saved: (2, 6), "out": (2, 6)} for name, saved in ACTIVATIONS.items()},
     "bias_activation": {"x": (2, 6), "bias": (6,), "out": (2, 6)},
@@ -557,7 +566,8 @@ SHAPES = {  # kernel: its array arguments; the first is what the others' shapes 
 OUTPUTS = {"out", "running_mean", "running_var", "dgamma", "dbeta", "dresidual", "dx", "dweight", "dbias", "param"}
 OUTPUTS |= {"log_probabilities"}
 STATES = {state for rule in kernels.UPDATES.values() for state in rule.states}
-DENSE = ("batch_norm", "linear")
+IMAGES = ("conv2d", "max_pool2d", "avg_pool2d")
+DENSE = ("batch_norm", "linear", *IMAGES)
 
 
 def arguments_of(kernel):
@@ -567,6 +577,10 @@ def arguments_of(kernel):
         return {**arrays, "step": 1}
     if kernel == "batch_norm_apply":
         arrays["statistics"] = kernels.batch_norm_statistics(arrays["x"])
+    if "pool2d" in kernel:
+        arrays["kernel_size"] = 2
+    if kernel == "avg_pool2d_backward":
+        arrays["input_shape"] = (2, 3, 6, 6)
     if kernel.startswith("dropout"):
         return {**arrays, "p": 0.5, "seed": 1}
     if kernel.startswith("batch_norm_backward"):
@@ -745,6 +759,10 @@ SCALARS = [  # kernel, argument, wrong type, wrong values
     ("batch_norm_apply", "relu", ["yes"], []),
     ("batch_norm_backward_apply", "count", ["x", None, 1.5], [0, -1]),
     ("linear", "relu", ["yes"], []),
+    ("conv2d", "relu", ["yes"], []),
+    *[(kernel, "stride", ["x", 1.5, (1, 1, 1), (1, "x")], [0, -1, (1, 0), 2**70]) for kernel in IMAGES],
+    *[(kernel, "padding", ["x", None, 1.5, (1, 1, 1)], [-1, (0, -1), 2**70]) for kernel in IMAGES],
+    *[(kernel, "kernel_size", ["x", None, 1.5], [0, -1, 2**70]) for kernel in IMAGES[1:]],
     ("softmax_cross_entropy", "label_smoothing", ["x", None], [-0.1, 1.1, np.nan]),
     ("softmax_cross_entropy", "z_loss", ["x", None], [-0.1, np.inf, np.nan]),
     ("softmax_cross_entropy", "ignore_index", ["x", None, 1.5], []),

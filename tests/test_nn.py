@@ -34,6 +34,24 @@ LAYERS = {
     "batch norm, images": (lambda: nn.BatchNorm(2, eps=1e-3, dtype=F64), (3, 2, 2, 3)),
     "batch norm, channels last": (lambda: nn.BatchNorm(3, channel_axis=-1, relu=True, dtype=F64), (3, 2, 2, 3)),
     "relu": (nn.ReLU, (5, 4)),
+    "convolution": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(1, 2), padding=1, dtype=F64), (3, 2, 4, 5)),
+    "convolution without bias": (lambda: nn.Conv2d(2, 3, 3, bias=False, padding="same", dtype=F64), (2, 2, 4, 5)),
+    "max pool": (lambda: nn.MaxPool2d(3, 2, 1), (2, 2, 5, 6)),
+    "average pool": (lambda: nn.AvgPool2d((2, 3)), (2, 2, 5, 6)),
+    "convolutional network": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1, bias=False, dtype=F64),
+            nn.BatchNorm(2, dtype=F64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(2, 3, 2, dtype=F64),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(3, 2, dtype=F64),
+        ),
+        (3, 1, 6, 6),
+    ),
     "network": (
         lambda: nn.Sequential(
             nn.Linear(4, 6, dtype=F64),

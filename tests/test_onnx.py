@@ -64,6 +64,18 @@ def test_images_and_batch_norm_of_planes():
     assert_same(model, x)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_convolution_and_pooling(dtype):
+    x = RNG.normal(size=(4, 3, 11, 9)).astype(dtype)
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, (3, 2), stride=(1, 2), padding=(2, 1), dtype=dtype), nn.BatchNorm(5, dtype=dtype), nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1), nn.Conv2d(5, 4, 1, bias=False, dtype=dtype), nn.ReLU(), nn.AvgPool2d(2, 1, 1),
+        nn.Flatten(), nn.Linear(4 * 7 * 4, 2, dtype=dtype), seed=0,
+    )  # fmt: skip
+    model.forward(x)
+    assert_same(model, x)
+
+
 def test_softmax_names_and_file(tmp_path):
     x = RNG.normal(size=(3, 4)).astype(np.float32)
     model = nn.Sequential(nn.Linear(4, 5))

@@ -165,6 +165,7 @@ KERNELS = [
     "batch_norm_backward_apply",
     "linear", "linear_backward", "relu", "relu_backward", "mean_squared_error",
     "linear_cross_entropy",
+    "conv2d", "conv2d_backward", "max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward",
     "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward",
     "group_norm", "group_norm_backward", "instance_norm", "instance_norm_backward",
     "leaky_relu", "leaky_relu_backward", "gelu", "gelu_backward", "silu", "silu_backward",
@@ -231,6 +232,10 @@ def test_design_signatures():
         (
             "onepass.nn",
             ["Linear", "BatchNorm", "ReLU", "Sequential", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Dropout"],
+        ),
+        (
+            "onepass.nn",
+            ["Conv2d", "MaxPool2d", "AvgPool2d", "LayerNorm", "RMSNorm", "Flatten", "Embedding", "Residual"],
         ),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError", "BinaryCrossEntropyWithLogits", "Huber", "SmoothL1"]),
         ("onepass.trainer", ["Trainer"]),

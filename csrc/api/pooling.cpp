@@ -64,15 +64,15 @@ onepass_status backward(const onepass_array* dy, const onepass_array* x, const o
   Images images;
   Window window;
   ONEPASS_TRY(check_threads(threads));
-  ONEPASS_TRY(check_images("dx", dx, images));
+  ONEPASS_TRY(check_images("out", dx, images));
   ONEPASS_TRY(check_window(given, images, window));
   ONEPASS_TRY(check_padding(window));
   ONEPASS_TRY(check_outputs_of("dy", dy, *dx, images.count, images.channels, window));
-  ONEPASS_TRY(check_written({"dx", dx}, {{"dy", dy}}));
+  ONEPASS_TRY(check_written({"out", dx}, {{"dy", dy}}));
   if (x != nullptr) {
-    ONEPASS_TRY(check_like("x", x, "dx", *dx));
+    ONEPASS_TRY(check_like("x", x, "out", *dx));
     ONEPASS_TRY(check_contiguous("x", *x));
-    ONEPASS_TRY(check_apart("dx", dx, "x", x));
+    ONEPASS_TRY(check_apart("out", dx, "x", x));
   }
   return with_float(dx->dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -50,7 +50,7 @@ void register_images(py::module_& m) {
   m.def(
       "max_pool2d_backward",
       [](py::handle dy, py::handle x, Pair kernel, Pair stride, Pair padding, py::handle out, int threads) {
-        const onepass_array vdy = readable("dy", dy), vx = readable("x", x), vdx = writable("dx", out);
+        const onepass_array vdy = readable("dy", dy), vx = readable("x", x), vdx = writable("out", out);
         const onepass_window window = window_of(kernel, stride, padding);
         call([&] { return onepass_max_pool2d_backward(&vdy, &vx, &window, &vdx, threads); });
       },
@@ -67,7 +67,7 @@ void register_images(py::module_& m) {
   m.def(
       "avg_pool2d_backward",
       [](py::handle dy, Pair kernel, Pair stride, Pair padding, py::handle out, int threads) {
-        const onepass_array vdy = readable("dy", dy), vdx = writable("dx", out);
+        const onepass_array vdy = readable("dy", dy), vdx = writable("out", out);
         const onepass_window window = window_of(kernel, stride, padding);
         call([&] { return onepass_avg_pool2d_backward(&vdy, &window, &vdx, threads); });
       },

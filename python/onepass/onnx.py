@@ -148,6 +148,29 @@ def _linear(layer: nn.Linear, graph: Graph, x: str) -> str:
     return graph.node("Gemm", x, graph.constant(layer.weight), *bias, transB=1)
 
 
+def _pads(padding: tuple[int, int]) -> list[int]:
+    return [*padding, *padding]  # before H, W; behind them
+
+
+@register(nn.Conv2d)
+def _conv2d(layer: nn.Conv2d, graph: Graph, x: str) -> str:
+    bias = [] if layer.bias is None else [graph.constant(layer.bias)]
+    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
+    return graph.node("Conv", x, graph.constant(layer.weight), *bias, **window)
+
+
+@register(nn.MaxPool2d)
+def _max_pool2d(layer: nn.MaxPool2d, graph: Graph, x: str) -> str:
+    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
+    return graph.node("MaxPool", x, **window)
+
+
+@register(nn.AvgPool2d)
+def _avg_pool2d(layer: nn.AvgPool2d, graph: Graph, x: str) -> str:
+    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
+    return graph.node("AveragePool", x, count_include_pad=1, **window)
+
+
 @register(nn.BatchNorm)
 def _batch_norm(layer: nn.BatchNorm, graph: Graph, x: str) -> str:
     if layer.channel_axis != 1:
