@@ -29,6 +29,8 @@ def batch_norm(
     *,
     batches: int | None = None,
     population: bool = False,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, BatchNormSaved]:
@@ -53,6 +55,7 @@ def batch_norm(
             inference x.
         batches: how many batches the running statistics hold already; needed, and looked at, with ``momentum=None``.
         population: ``running_var`` takes the biased variance.
+        mean, invstd: where those of ``saved`` go, (C,) float64; None: new arrays.
         dtype: "bfloat16": x and what is like it are its bits in uint16.
 
     Returns:
@@ -75,7 +78,8 @@ def batch_norm(
     weight = running_weight(momentum, batches, training)
     y = empty_like(x) if out is None else out
     channels = channel_count(x, axis)
-    mean, invstd = np.empty(channels), np.empty(channels)
+    mean = np.empty(channels) if mean is None else mean
+    invstd = np.empty(channels) if invstd is None else invstd
     _core.batch_norm(
         x, gamma, beta, running_mean, running_var, residual,
         training, weight, real("eps", eps), axis, flag("relu", relu), flag("population", population),

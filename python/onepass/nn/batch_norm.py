@@ -75,6 +75,7 @@ class BatchNorm(Layer):
         self.running_mean: Array = np.zeros(channels, dtype)
         self.running_var: Array = np.ones(channels, dtype)
         self.num_batches_tracked: Array = np.zeros((), np.int64)
+        self._mean, self._invstd = np.empty(channels), np.empty(channels)
         self._x: Array | None = None
         self._saved: BatchNormSaved | None = None
         self._y, self._dx = Buffer(), Buffer()
@@ -94,6 +95,8 @@ class BatchNorm(Layer):
             out=self._y.get(x.shape, x.dtype),
             batches=int(self.num_batches_tracked),
             population=self.population,
+            mean=self._mean,
+            invstd=self._invstd,
         )
         if training:
             self.num_batches_tracked += 1
