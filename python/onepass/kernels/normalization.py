@@ -72,7 +72,7 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
+    bits = bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     training = flag("training", training)
     weight = running_weight(momentum, batches, training)
@@ -125,7 +125,7 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15), dbeta.tolist()
     (True, [1.0])
     """
-    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out, dresidual=dresidual)
+    bits = bfloat16_bits(dtype)
     results = gradients(x, saved, out, dgamma, dbeta, dresidual)
     _core.batch_norm_backward(
         dy, x, gamma, saved.beta, saved.mean, saved.invstd, saved.y,
@@ -158,15 +158,9 @@ def save(
     training: bool,
     channel_axis: int,
 ) -> BatchNormSaved:
+    y_for_backward = y if relu and residual is not None else None
     return BatchNormSaved(
-        mean=mean,
-        invstd=invstd,
-        beta=beta if relu else None,
-        relu=relu,
-        residual=residual is not None,
-        y=y if relu and residual is not None else None,
-        training=training,
-        channel_axis=channel_axis,
+        mean, invstd, beta if relu else None, relu, residual is not None, y_for_backward, training, channel_axis
     )
 
 
@@ -179,11 +173,12 @@ def gradients(
     dresidual: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """The arrays given, and new ones where none were."""
-    channels = channel_count(x, saved.channel_axis)
-    kind: Any = computed_type(x)
+    if dgamma is None or dbeta is None:
+        channels = channel_count(x, saved.channel_axis)
+        kind: Any = computed_type(x)
+        dgamma = np.empty(channels, kind) if dgamma is None else dgamma
+        dbeta = np.empty(channels, kind) if dbeta is None else dbeta
     dx = empty_like(x) if dx is None else dx
-    dgamma = np.empty(channels, kind) if dgamma is None else dgamma
-    dbeta = np.empty(channels, kind) if dbeta is None else dbeta
     if not saved.residual:
         dresidual = None
     elif dresidual is None:

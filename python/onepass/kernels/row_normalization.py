@@ -321,7 +321,7 @@ def _forward(
     threads: int | None,
 ) -> tuple[Array, RowNormSaved]:
     y = new_like(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     _core.row_norm(
         x, gamma, beta, saved.axes, saved.groups, real("eps", eps), y, saved.mean, saved.invstd, bits,
         thread_count(threads),
@@ -343,7 +343,7 @@ def _backward(
     shape = array_shape(x, "x")
     dx = new_like(x, "x") if out is None else out
     own = shape[len(shape) - saved.axes :] if saved.axes else shape[1:2]
-    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     dgamma = _gradient("dgamma", dgamma, own, x)
     dbeta = _gradient("dbeta", dbeta, own, x)
     _core.row_norm_backward(
