@@ -179,6 +179,21 @@ def _layer_norm(layer: nn.LayerNorm, graph: Graph, x: str) -> str:
     return graph.node("LayerNormalization", x, *constants, axis=-len(layer.normalized_shape), epsilon=layer.eps)
 
 
+@register(nn.RMSNorm)
+def _rms_norm(layer: nn.RMSNorm, graph: Graph, x: str) -> str:
+    """Operator RMSNormalization is of opset 23; here are its parts."""
+    axes = list(range(-len(layer.normalized_shape), 0))
+    eps = float(np.finfo(graph.dtype).eps) if layer.eps is None else layer.eps
+    mean = graph.node("ReduceMean", graph.node("Mul", x, x), axes=axes)
+    y = graph.node("Div", x, graph.node("Sqrt", graph.node("Add", mean, graph.constant(eps))))
+    return y if layer.gamma is None else graph.node("Mul", y, graph.constant(layer.gamma))
+
+
+@register(nn.Embedding)
+def _embedding(layer: nn.Embedding, graph: Graph, x: str) -> str:
+    return graph.node("Gather", graph.constant(layer.weight), x, axis=0)
+
+
 @register(nn.Dropout)
 def _dropout(layer: nn.Dropout, graph: Graph, x: str) -> str:
     return x
