@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -300,7 +301,7 @@ def _last_axes(axes: int) -> int:
 
 def _rows_of(x: Array, axes: int) -> int:
     shape = array_shape(x, "x")
-    return int(np.prod(shape[: max(len(shape) - axes, 0)], dtype=np.int64))
+    return math.prod(shape[: max(len(shape) - axes, 0)])
 
 
 def _saved(mean: Array | None, invstd: Array | None, rows: int, axes: int, groups: int) -> RowNormSaved:

@@ -81,6 +81,7 @@ class BatchNorm(Layer):
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: Array, training: bool = True) -> Array:
+        batches = int(self.num_batches_tracked)
         y, saved = batch_norm(
             x,
             self.gamma,
@@ -93,13 +94,13 @@ class BatchNorm(Layer):
             self.channel_axis,
             self.relu,
             out=self._y.get(x.shape, x.dtype),
-            batches=int(self.num_batches_tracked),
+            batches=batches,
             population=self.population,
             mean=self._mean,
             invstd=self._invstd,
         )
         if training:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked[()] = batches + 1
         self._x, self._saved = x, saved
         return y
 
