@@ -276,3 +276,57 @@ def test_out_is_written_and_has_the_same_bits(functions, options, shape, dtype, 
         x = case.x.copy()
         assert case.forward(functions, x, out=x)[0] is x
         assert_same_bits(x, y)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_go_where_they_are_wanted(functions, rng, training):
+    x = rng.normal(size=(6, 3, 2)).astype(np.float32)
+    running = np.zeros(3, np.float32), np.ones(3, np.float32)
+    y, expected = functions.batch_norm(x, None, None, *running, training)
+    mean, invstd = np.full(3, np.nan), np.full((3, 2), np.nan)[:, 0].copy()
+    running = np.zeros(3, np.float32), np.ones(3, np.float32)
+    again, saved = functions.batch_norm(x, None, None, *running, training, mean=mean, invstd=invstd)
+    assert saved.mean is mean
+    assert saved.invstd is invstd
+    np.testing.assert_array_equal(mean, expected.mean)
+    np.testing.assert_array_equal(invstd, expected.invstd)
+    np.testing.assert_array_equal(again, y)
+
+
+def read_only(a):
+    a.flags.writeable = False
+    return a
+
+
+BOTH = np.zeros(5)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "match"),
+    [
+        ({"mean": np.zeros(3, np.float32)}, TypeError, "mean: expected float64"),
+        ({"invstd": [0.0] * 3}, TypeError, "invstd: expected a NumPy array"),
+        ({"invstd": np.zeros(4)}, ValueError, r"invstd: expected .*\(3,\)"),
+        ({"mean": np.zeros(6)[::2]}, ValueError, "mean: expected"),
+        ({"mean": read_only(np.zeros(3))}, ValueError, "mean: is read-only"),
+        ({"invstd": read_only(np.zeros(3))}, ValueError, "invstd: is read-only"),
+        ({"mean": BOTH[:3], "invstd": BOTH[2:]}, ValueError, "invstd: shares memory with mean"),
+    ],
+)
+def test_statistics_cannot_go_everywhere(functions, given, error, match):
+    running, out = np.zeros(3, np.float32), np.full((4, 3), 7, np.float32)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with pytest.raises(error, match=match):
+        functions.batch_norm(x, running_mean=running, out=out, **given)
+    assert (out == 7).all()
+    assert (running == 0).all()
+
+
+@pytest.mark.parametrize("name", ["mean", "invstd"])
+@pytest.mark.parametrize("other", ["x", "out", "gamma", "beta", "running_mean", "running_var", "residual"])
+def test_statistics_share_no_memory_with_anything(name, other):
+    arrays = {key: np.ones((4, 3)) for key in ("x", "out", "residual")}
+    arrays |= {key: np.ones(3) for key in ("gamma", "beta", "running_mean", "running_var")}
+    with pytest.raises(ValueError, match=rf"({name}: shares memory with {other}|{other}: shares memory with {name})"):
+        kernels.batch_norm(**arrays, **{name: arrays[other].reshape(-1)[-3:]})
+    assert all((array == 1).all() for array in arrays.values())

@@ -86,6 +86,23 @@ def test_embedding_against_torch(dtype):
         np.testing.assert_allclose(layer.dweight, twin.weight.grad.numpy(), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(7, 1), (500, 3), (700, 100), (3, 40_000)])  # one piece of dy and several
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_of_an_embedding_is_summed_in_order(rows, width, transposed, dtype):
+    """To the bit: numbers of very different size show every other order."""
+    layer = nn.Embedding(5, width, padding_idx=3, dtype=dtype)
+    x = RNG.integers(0, 5, (rows, 2)).T if transposed else RNG.integers(0, 5, (rows, 2)).astype(np.uint16)
+    dy = (RNG.normal(size=(*x.shape, width)) * 10.0 ** RNG.integers(-4, 5, (*x.shape, 1))).astype(dtype)
+    layer.forward(x)
+    for _ in range(2):
+        layer.backward(dy)
+    expected = np.zeros_like(layer.weight)
+    for row, values in zip(x.reshape(-1), dy.reshape(-1, width), strict=True):
+        expected[row] += values
+    expected[3] = 0
+    assert layer.dweight.tobytes() == expected.tobytes()
+
+
 def test_a_model_of_words_learns():
     x = RNG.integers(1, 20, (200, 6))
     y = (x < 5).any(axis=1).astype(np.int64)
@@ -210,6 +227,8 @@ def _taken():
     [
         (lambda: nn.Embedding(3, 2).forward(np.array([3])), IndexError, r"x holds 3, expected 0 \.\. 2"),
         (lambda: nn.Embedding(3, 2).forward(np.array([-1])), IndexError, "x holds -1"),
+        (lambda: nn.Embedding(3, 2).forward(np.array([2, -1], np.int8)), IndexError, "x holds -1"),
+        (lambda: nn.Embedding(3, 2).forward(np.array([2**64 - 2], np.uint64)), IndexError, f"x holds {2**64 - 2}"),
         (lambda: nn.Embedding(3, 2).forward(np.array([1.0])), TypeError, "x has dtype float64, expected integers"),
         (lambda: nn.Embedding(3, 2).forward([1]), TypeError, "x is a list, expected a NumPy array of integers"),
         (lambda: _taken().backward(np.ones(2, np.float32)), ValueError, r"dy has shape \(2,\), expected \(1, 2, 2\)"),

@@ -535,3 +535,34 @@ def test_classes_refuse_options_by_name():
         losses.Huber(0)
     with pytest.raises(ValueError, match="beta is -1"):
         losses.SmoothL1(-1)
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "uint8", "probabilities"])
+@pytest.mark.parametrize("shape", [(7, 3), (7, 3, 4), (2, 5, 3, 2), (1, 1), (0, 3)])
+def test_correct_rows_are_numpys(shape, kind, rng, dtype):
+    """Equal values among them: the first of the largest is the prediction. One object counts all sizes of batches."""
+    places = (shape[0], *shape[2:])
+    counting = losses.CrossEntropy(), losses.NegativeLogLikelihood(), losses.CrossEntropy(ignore_index=1)
+    for rows in (slice(None), slice(0, 1), slice(None)):
+        prediction = rng.integers(0, 3, shape).astype(dtype)[rows]
+        target = (rng.random(shape).astype(dtype) if kind == "probabilities" else rng.integers(0, 3, places, kind))[
+            rows
+        ]
+        wanted = target.argmax(axis=1) if kind == "probabilities" else target
+        right = prediction.argmax(axis=1) == wanted
+        counts = right.sum(), right.sum(), (right if kind == "probabilities" else right & (wanted != 1)).sum()
+        assert tuple(loss.correct(prediction, target) for loss in counting) == counts
+        strided = np.repeat(prediction, 2, axis=0)[::2]
+        assert counting[0].correct(strided, target) == counts[0]
+
+
+@pytest.mark.parametrize("kind", ["int64", "int8", "uint8", "own"])
+@pytest.mark.parametrize("shape", [(9,), (9, 3), (3, 2, 2), (0, 3)])
+def test_correct_answers_are_numpys(shape, kind, rng, dtype):
+    loss = losses.BinaryCrossEntropyWithLogits()
+    for rows in (slice(None), slice(0, 1), slice(None)):
+        prediction = rng.integers(-1, 2, shape).astype(dtype)[rows]
+        target = rng.choice([0.0, 0.5, 0.75], shape).astype(dtype) if kind == "own" else rng.integers(0, 2, shape, kind)
+        target = target[rows]
+        right = (prediction > 0) == (target > 0.5)
+        assert loss.correct(prediction, target) == right.reshape(len(right), math.prod(shape[1:])).all(axis=1).sum()

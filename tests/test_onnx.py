@@ -76,6 +76,54 @@ def test_convolution_and_pooling(dtype):
     assert_same(model, x)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "options", [{}, {"eps": 0.1}, {"affine": False}, {"normalized_shape": (3, 4)}], ids=["", "eps", "plain", "two axes"]
+)
+def test_rms_norm(options, dtype):
+    layer = nn.RMSNorm(**{"normalized_shape": 4, "dtype": dtype, **options})
+    for gamma in layer.parameters():
+        gamma[...] = RNG.normal(size=gamma.shape)
+    x = (RNG.normal(size=(5, 3, 4)) * 10.0 ** RNG.integers(-3, 3, (5, 1, 1))).astype(dtype)
+    assert_same(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2, dtype=dtype)), x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_of_words(dtype):
+    x = RNG.integers(0, 9, (4, 6))
+    model = nn.Sequential(
+        nn.Embedding(9, 5, padding_idx=0, dtype=dtype), nn.RMSNorm(5, dtype=dtype), nn.Flatten(),
+        nn.Linear(30, 3, dtype=dtype),
+    )  # fmt: skip
+    proto = onnx.export(model, None, (6,))
+    assert proto.graph.input[0].type.tensor_type.elem_type == onnx_package.TensorProto.INT64
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = model.forward(x, False)
+    (result,) = session.run(None, {"x": x})
+    assert result.dtype == expected.dtype
+    np.testing.assert_allclose(result, expected, rtol=1e-5 if dtype == "float32" else 1e-13, atol=1e-6)
+    table = nn.Sequential(nn.Flatten(), nn.Embedding(9, 5, dtype=dtype))  # integers through a layer; the same bits
+    np.testing.assert_array_equal(run(table, x.reshape(4, 2, 3)), table.forward(x, False))
+
+
+def test_numbers_that_a_layer_rounds():
+    """A layer of one's own may make integers of numbers: then numbers are what the graph takes."""
+
+    class Round(nn.Layer):
+        keeps_shape = True
+
+        def forward(self, x, training=True):
+            return x.astype(np.int64)
+
+    @onnx.register(Round)
+    def convert(layer, graph, x):
+        return graph.node("Cast", x, to=onnx_package.TensorProto.INT64)
+
+    x = RNG.uniform(0, 9, (4, 2)).astype(np.float32)
+    model = nn.Sequential(Round(), nn.Embedding(9, 5))
+    np.testing.assert_array_equal(run(model, x), model.forward(x, False))
+
+
 def test_softmax_names_and_file(tmp_path):
     x = RNG.normal(size=(3, 4)).astype(np.float32)
     model = nn.Sequential(nn.Linear(4, 5))

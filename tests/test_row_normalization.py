@@ -655,3 +655,36 @@ def test_the_calls_above_are_right_before_something_is_replaced():
     for name, arguments in (layer(), group(), *(back(kind) for kind in ("layer", "rms", "group", "instance"))):
         getattr(kernels, name)(**arguments)
         getattr(reference, name)(**arguments)
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "group", "instance"])
+def test_statistics_go_where_they_are_wanted(functions, kind, rng):
+    x = rng.normal(size=(5, 4, 3))
+    name, options = f"{kind}_norm", {"groups": 2} if kind == "group" else {}
+    y, expected = getattr(functions, name)(x, **options)
+    names = ["invstd"] if kind == "rms" else ["mean", "invstd"]
+    given = {statistic: np.full_like(expected.invstd, np.nan) for statistic in names}
+    again, saved = getattr(functions, name)(x, **options, **given)
+    for statistic, array in given.items():
+        assert getattr(saved, statistic) is array
+        np.testing.assert_array_equal(array, getattr(expected, statistic))
+    assert (saved.mean is None) == (kind == "rms")
+    np.testing.assert_array_equal(again, y)
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "group", "instance"])
+@pytest.mark.parametrize(
+    ("bad", "error", "match"),
+    [
+        (np.zeros(2), ValueError, "invstd: expected shape"),
+        (np.zeros(20, np.float32), TypeError, "invstd: expected float64"),
+        (np.broadcast_to(np.zeros(1), 20), ValueError, "invstd: "),
+        ([0.0] * 20, TypeError, "invstd: expected a NumPy array"),
+    ],
+)
+def test_statistics_cannot_go_everywhere(functions, kind, bad, error, match):
+    x, out = np.ones((5, 4, 3)), np.full((5, 4, 3), 7.0)
+    options = {"groups": 4} if kind == "group" else {}
+    with pytest.raises(error, match=match):
+        getattr(functions, f"{kind}_norm")(x, **options, out=out, invstd=bad)
+    assert (out == 7).all()

@@ -212,7 +212,7 @@ def test_design_signatures():
     ]  # fmt: skip
     assert parameters(kernels.batch_norm) == [
         "x", "gamma", "beta", "running_mean", "running_var", "training", "momentum", "eps", "channel_axis", "relu",
-        "residual", "out", "batches", "population", "dtype",
+        "residual", "out", "batches", "population", "mean", "invstd", "dtype",
     ]  # fmt: skip
     assert parameters(kernels.batch_norm_backward)[:5] == ["dy", "x", "gamma", "saved", "out"]
     defaults = {k: p.default for k, p in inspect.signature(kernels.batch_norm).parameters.items()}

@@ -123,10 +123,16 @@ onepass_status check_source(const Arguments& a) {
   return ONEPASS_OK;
 }
 
-onepass_status check_outputs(const Arguments& a) {
+onepass_status check_outputs(const Arguments& a, std::int64_t channels) {
   const Named x = {"x", a.x}, residual = {"residual", a.residual}, gamma = {"gamma", a.gamma}, beta = {"beta", a.beta};
   const Named mean = {"running_mean", a.running_mean}, var = {"running_var", a.running_var};
-  ONEPASS_TRY(check_written({"out", a.out}, {gamma, beta, mean, var}));
+  const onepass_array batch_mean = {a.mean, &channels, nullptr, 1, ONEPASS_FLOAT64},
+                      batch_invstd = {a.invstd, &channels, nullptr, 1, ONEPASS_FLOAT64};
+  const Named own_mean = {"mean", &batch_mean}, own_invstd = {"invstd", &batch_invstd};
+  for (const Named& own : {own_mean, own_invstd}) ONEPASS_TRY(check_array(own.name, own.array));
+  ONEPASS_TRY(check_written({"out", a.out}, {gamma, beta, mean, var, own_mean, own_invstd}));
+  ONEPASS_TRY(check_written(own_invstd, {x, residual, gamma, beta, mean, var, own_mean}));
+  if (a.source != Source::given) ONEPASS_TRY(check_written(own_mean, {x, residual, gamma, beta, mean, var}));
   if (a.source == Source::batch)
     ONEPASS_TRY(check_apart("out", a.out, "x", a.x));
   else
@@ -150,7 +156,7 @@ onepass_status forward(Arguments a, std::int32_t threads) {
   ONEPASS_TRY(check_source(a));
   ONEPASS_TRY(check_array("out", a.out));
   ONEPASS_TRY(check_wholes({{"out", a.out}, {"residual", a.residual}}, *a.x));
-  ONEPASS_TRY(check_outputs(a));
+  ONEPASS_TRY(check_outputs(a, shape.channels));
   return with_computed(a.x->dtype, [&](auto zero) {
     using T = decltype(zero);
     const Codecs<T>& codecs = table->kernels<T>().codecs;

@@ -3,13 +3,15 @@
 namespace {
 
 // (C) float64 in dense memory, one number for each channel of x
-double* numbers(const char* name, py::handle object, const onepass_array& x, int channel_axis) {
+double* numbers(const char* name, py::handle object, const onepass_array& x, int channel_axis,
+                onepass_array (*view)(const char*, py::handle) = readable) {
   if (object.is_none()) throw py::type_error(std::string(name) + ": is missing");
-  const onepass_array a = readable(name, object);
+  const onepass_array a = view(name, object);
   const int axis = channel_axis < 0 ? channel_axis + x.ndim : channel_axis;
   const std::int64_t channels = axis >= 0 && axis < x.ndim ? x.shape[axis] : 0;
   const bool dense = a.ndim == 1 && (a.shape[0] < 2 || a.strides[0] == static_cast<std::int64_t>(sizeof(double)));
-  if (!dense || a.dtype != ONEPASS_FLOAT64 || a.shape[0] != channels)
+  if (a.dtype != ONEPASS_FLOAT64) throw py::type_error(std::string(name) + ": expected float64; convert it first");
+  if (!dense || a.shape[0] != channels)
     throw py::value_error(std::string(name) + ": expected float64 of shape (" + std::to_string(channels) +
                           ",), one value for each channel of x, as batch_norm and its parts return them");
   return static_cast<double*>(a.data);
@@ -56,8 +58,8 @@ void register_forward(py::module_& m) {
         const onepass_array vresidual = readable_storage("residual", residual, bits),
                             vout = writable_storage("out", out, bits);
         const onepass_batch_norm_options options = {channel_axis, training, relu, population, momentum, eps};
-        double* mean_out = numbers("mean", mean, vx, channel_axis);
-        double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
+        double* mean_out = numbers("mean", mean, vx, channel_axis, writable);
+        double* invstd_out = numbers("invstd", invstd, vx, channel_axis, writable);
         call([&] {
           return onepass_batch_norm(&vx, &vgamma, &vbeta, &vmean, &vvar, &vresidual, &options, &vout, mean_out,
                                     invstd_out, threads);
@@ -71,8 +73,8 @@ void register_forward(py::module_& m) {
       "batch_norm_statistics",
       [](py::handle x, int channel_axis, py::handle mean, py::handle m2, bool bits, int threads) {
         const onepass_array vx = readable_storage("x", x, bits);
-        double* mean_out = numbers("mean", mean, vx, channel_axis);
-        double* m2_out = numbers("m2", m2, vx, channel_axis);
+        double* mean_out = numbers("mean", mean, vx, channel_axis, writable);
+        double* m2_out = numbers("m2", m2, vx, channel_axis, writable);
         call([&] { return onepass_batch_norm_statistics(&vx, channel_axis, mean_out, m2_out, threads); });
       },
       py::arg("x"), py::arg("channel_axis"), py::arg("mean"), py::arg("m2"), py::arg("bits"), py::arg("threads"));
@@ -89,7 +91,7 @@ void register_forward(py::module_& m) {
         const onepass_batch_norm_options options = {channel_axis, true, relu, population, momentum, eps};
         const double* mean_in = numbers("statistics: mean", mean, vx, channel_axis);
         const double* m2_in = numbers("statistics: m2", m2, vx, channel_axis);
-        double* invstd_out = numbers("invstd", invstd, vx, channel_axis);
+        double* invstd_out = numbers("invstd", invstd, vx, channel_axis, writable);
         call([&] {
           return onepass_batch_norm_apply(&vx, &vgamma, &vbeta, &vmean, &vvar, &vresidual, &options, count, mean_in,
                                           m2_in, &vout, invstd_out, threads);
@@ -123,8 +125,8 @@ void register_backward(py::module_& m) {
          py::handle y, bool training, int channel_axis, bool relu, py::handle sum_dy, py::handle sum_dyx, bool bits,
          int threads) {
         const BackwardArguments a(bits, dy, x, gamma, beta, mean, invstd, y, training, channel_axis, relu);
-        double* sum_dy_out = numbers("sum_dy", sum_dy, a.x, channel_axis);
-        double* sum_dyx_out = numbers("sum_dyx", sum_dyx, a.x, channel_axis);
+        double* sum_dy_out = numbers("sum_dy", sum_dy, a.x, channel_axis, writable);
+        double* sum_dyx_out = numbers("sum_dyx", sum_dyx, a.x, channel_axis, writable);
         call([&] {
           return onepass_batch_norm_backward_sums(&a.dy, &a.x, &a.gamma, &a.beta, a.mean, a.invstd, &a.y, &a.options,
                                                   sum_dy_out, sum_dyx_out, threads);

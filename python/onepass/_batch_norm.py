@@ -17,6 +17,8 @@ Array = NDArray[Any]
 
 def running_weight(momentum: float | None, batches: int | None, training: bool) -> float:
     """The weight of a new batch in the running statistics."""
+    if type(momentum) is float and 0.0 <= momentum <= 1.0:
+        return momentum
     if momentum is not None:
         if not isinstance(momentum, Real):
             raise TypeError(f"momentum: expected a number or None (the mean over all batches), got {momentum!r}")

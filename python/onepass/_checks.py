@@ -59,6 +59,18 @@ def check_vector(name: str, a: Array | None, length: int, dtype: np.dtype[Any]) 
     check_contiguous(name, a)
 
 
+def check_statistics(length: int, **arrays: Array | None) -> None:
+    """What mean and invstd are to be written into: (length,) float64, each its own memory; or None."""
+    seen: list[tuple[str, Array]] = []
+    for name, a in arrays.items():
+        check_vector(name, a, length, np.dtype(np.float64))
+        if a is not None:
+            check_writable(name, a)
+            for other_name, other in seen:
+                check_apart(name, a, other_name, other)
+            seen.append((name, a))
+
+
 def check_contiguous(name: str, a: Array) -> None:
     if not a.flags.c_contiguous:
         raise ValueError(f"{name}: expected a C-contiguous array; copy it with numpy.ascontiguousarray first")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._right import RightRows
 from onepass.kernels import (
     binary_cross_entropy_with_logits,
     huber_loss,
@@ -76,6 +77,7 @@ class CrossEntropy(Loss):
         self.weight = weight
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
+        self._right = RightRows()
 
     def __call__(self, prediction: Array, target: Array, grad: Grad = None) -> tuple[float, Array | None]:
         return softmax_cross_entropy(
@@ -89,9 +91,7 @@ class CrossEntropy(Loss):
 
     def correct(self, prediction: Array, target: Array) -> int:
         """Rows whose largest logit is the target's class; ignored rows are not correct."""
-        if target.ndim == prediction.ndim:
-            target = target.argmax(axis=1)
-        return int(np.count_nonzero(prediction.argmax(axis=1) == target))
+        return self._right.of_classes(prediction, target, self.ignore_index)
 
     def __repr__(self) -> str:
         return f"CrossEntropy(label_smoothing={self.label_smoothing})"
@@ -136,14 +136,14 @@ class BinaryCrossEntropyWithLogits(Loss):
     def __init__(self, weight: Array | None = None, pos_weight: Array | None = None) -> None:
         self.weight = weight
         self.pos_weight = pos_weight
+        self._right = RightRows()
 
     def __call__(self, prediction: Array, target: Array, grad: Grad = None) -> tuple[float, Array | None]:
         return binary_cross_entropy_with_logits(prediction, target, self.weight, self.pos_weight, grad=grad)
 
     def correct(self, prediction: Array, target: Array) -> int:
         """Rows whose every answer is right: a logit above 0 where the target is above one half."""
-        right = (prediction > 0) == (target > 0.5)
-        return int(np.count_nonzero(right.reshape(len(right), -1).all(axis=1)))
+        return self._right.of_answers(prediction, target)
 
     def __repr__(self) -> str:
         return "BinaryCrossEntropyWithLogits()"
@@ -212,13 +212,14 @@ class NegativeLogLikelihood(Loss):
     def __init__(self, weight: Array | None = None, ignore_index: int = -100) -> None:
         self.weight = weight
         self.ignore_index = ignore_index
+        self._right = RightRows()
 
     def __call__(self, prediction: Array, target: Array, grad: Grad = None) -> tuple[float, Array | None]:
         return nll_loss(prediction, target, self.weight, self.ignore_index, grad=grad)
 
     def correct(self, prediction: Array, target: Array) -> int:
         """Rows whose largest log-probability is the target's class; ignored rows are not correct."""
-        return int(np.count_nonzero(prediction.argmax(axis=1) == target))
+        return self._right.of_classes(prediction, target, self.ignore_index)
 
     def __repr__(self) -> str:
         return "NegativeLogLikelihood()"

@@ -36,6 +36,7 @@ class Graph:
         self.dtype = dtype
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.integers: set[str] = set()  # names of what has to hold integers
         self._count = 0
 
     def constant(self, value: Array | float) -> str:
@@ -100,8 +101,8 @@ def export(
         softmax: a softmax over the last axis is added, so that a classifier gives probabilities.
         names: of input and output.
 
-    The graph's type is that of the model's parameters, float32 or float64. Operators of ONNX 17, which every runtime
-    since 2022 has.
+    The graph's type is that of the model's parameters, float32 or float64; what an `nn.Embedding` takes is int64.
+    Operators of ONNX 17, which every runtime since 2022 has.
 
     Raises:
         TypeError: a layer of a class without a converter: see `register`.
@@ -118,8 +119,9 @@ def export(
     output = graph.node("Identity", output) if output == names[0] else output
     graph.nodes[-1].output[0] = names[1]
     element = helper.np_dtype_to_tensor_dtype(graph.dtype)
-    inputs = [helper.make_tensor_value_info(names[0], element, ["N", *input_shape])]
-    rows = np.zeros((2, *input_shape), graph.dtype)
+    rows = np.zeros((2, *input_shape), np.int64 if _holds_integers(graph, names[0]) else graph.dtype)
+    taken = helper.np_dtype_to_tensor_dtype(rows.dtype)
+    inputs = [helper.make_tensor_value_info(names[0], taken, ["N", *input_shape])]
     outputs = [helper.make_tensor_value_info(names[1], element, ["N", *model.forward(rows, False).shape[1:]])]
     made = helper.make_graph(graph.nodes, "onepass", inputs, outputs, graph.constants)
     proto = helper.make_model(
@@ -133,6 +135,15 @@ def export(
     if path is not None:
         onnx.save_model(proto, fspath(path))
     return proto
+
+
+def _holds_integers(graph: Graph, name: str) -> bool:
+    """Whether this name is where integers that a node takes come from; but for a Cast they stay what they are."""
+    names = set(graph.integers)
+    for node in reversed(graph.nodes):
+        if names.intersection(node.output) and node.op_type != "Cast":
+            names.update(node.input)
+    return name in names
 
 
 @register(nn.Sequential)
@@ -200,6 +211,22 @@ def _layer_norm(layer: nn.LayerNorm, graph: Graph, x: str) -> str:
     beta = np.zeros(layer.normalized_shape, graph.dtype) if layer.beta is None else layer.beta
     constants = [graph.constant(gamma), graph.constant(beta)]
     return graph.node("LayerNormalization", x, *constants, axis=-len(layer.normalized_shape), epsilon=layer.eps)
+
+
+@register(nn.RMSNorm)
+def _rms_norm(layer: nn.RMSNorm, graph: Graph, x: str) -> str:
+    """Operator RMSNormalization is of opset 23; here are its parts, squares added up in the graph's type."""
+    axes = list(range(-len(layer.normalized_shape), 0))
+    eps = float(np.finfo(graph.dtype).eps) if layer.eps is None else layer.eps
+    mean = graph.node("ReduceMean", graph.node("Mul", x, x), axes=axes)
+    y = graph.node("Div", x, graph.node("Sqrt", graph.node("Add", mean, graph.constant(eps))))
+    return y if layer.gamma is None else graph.node("Mul", y, graph.constant(layer.gamma))
+
+
+@register(nn.Embedding)
+def _embedding(layer: nn.Embedding, graph: Graph, x: str) -> str:
+    graph.integers.add(x)
+    return graph.node("Gather", graph.constant(layer.weight), x, axis=0)
 
 
 @register(nn.Dropout)

@@ -15,7 +15,6 @@ from onepass._update_functions import check_bits
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
-_UINT16 = np.dtype(np.uint16).num
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -37,7 +36,9 @@ def integer(name: str, value: Any) -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    number = 0 if threads is None else integer("threads", threads)
+    if threads is None:
+        return 0
+    number = integer("threads", threads)
     if not 0 <= number <= 4096:
         raise ValueError(f"threads: expected 1 to 4096, or None for the default, got {threads!r}")
     return number
@@ -52,18 +53,19 @@ def real(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return value is True
     if not isinstance(value, bool | np.bool_ | int):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 
 
-def bfloat16_bits(dtype: str | None, **arrays: Any) -> bool:
-    """Whether arrays in uint16 are the bits of bfloat16; without the caller's word they are refused."""
-    for name, array in arrays.items():
-        # the number of a dtype is compared faster than the dtype
-        if dtype is not None or (isinstance(array, np.ndarray) and array.dtype.num == _UINT16):
-            check_bits(name, [array], dtype)
-    return dtype is not None
+def bfloat16_bits(dtype: str | None) -> bool:
+    """Whether arrays in uint16 are the bits of bfloat16; without the caller's word the extension refuses them."""
+    if dtype is None:
+        return False
+    check_bits("dtype", (), dtype)
+    return True
 
 
 def class_count(n_classes: int | None) -> int:

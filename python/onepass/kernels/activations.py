@@ -64,7 +64,7 @@ def leaky_relu(
     >>> leaky_relu(np.array([-1.0, 2.0]), 0.25).tolist()
     [-0.25, 2.0]
     """
-    return _forward("leaky_relu", x, out, dtype, threads, negative_slope)
+    return _forward("leaky_relu", x, out, dtype, threads, _slope(negative_slope))
 
 
 def leaky_relu_backward(
@@ -81,7 +81,7 @@ def leaky_relu_backward(
     >>> leaky_relu_backward(np.array([4.0, 4.0]), np.array([-1.0, 2.0]), 0.25).tolist()
     [1.0, 4.0]
     """
-    return _backward("leaky_relu", dy, "x", x, out, dtype, threads, negative_slope)
+    return _backward("leaky_relu", dy, "x", x, out, dtype, threads, _slope(negative_slope))
 
 
 def gelu(
@@ -204,7 +204,7 @@ def bias_activation(
     [[0.0, 2.5]]
     """
     result = new_in_order(x, "x") if out is None else out
-    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype, x=x)
+    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     _core.bias_activate(code, slope, x, bias, axis, result, bits, thread_count(threads))
     return result
@@ -235,7 +235,7 @@ def bias_activation_backward(
     dx = new_in_order(dy, "dy") if dx is None else dx
     if dbias is None:
         dbias = np.empty(array_shape(bias, "bias"), bias.dtype)
-    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype, dy=dy)
+    code, slope, bits = _code(activation), _slope(negative_slope), bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     _core.bias_activate_backward(code, slope, dy, x, bias, axis, dx, dbias, bits, thread_count(threads))
     return dx, dbias
@@ -247,11 +247,11 @@ def _forward(
     out: Array | None,
     dtype: str | None,
     threads: int | None,
-    negative_slope: Any = 0.0,
+    slope: float = 0.0,
 ) -> Array:
     result = new_in_order(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x)
-    _core.activate(_CODES[activation], _slope(negative_slope), x, result, bits, thread_count(threads))
+    bits = bfloat16_bits(dtype)
+    _core.activate(_CODES[activation], slope, x, result, bits, thread_count(threads))
     return result
 
 
@@ -263,10 +263,10 @@ def _backward(
     out: Array | None,
     dtype: str | None,
     threads: int | None,
-    negative_slope: Any = 0.0,
+    slope: float = 0.0,
 ) -> Array:
     result = new_in_order(dy, "dy") if out is None else out
-    code, slope, bits = _CODES[activation], _slope(negative_slope), bfloat16_bits(dtype, dy=dy)
+    code, bits = _CODES[activation], bfloat16_bits(dtype)
     _core.activate_backward(code, slope, dy, saved_name, saved, result, bits, thread_count(threads))
     return result
 

@@ -82,7 +82,7 @@ def softmax_cross_entropy(
     """
     code = reduction_code(reduction)
     gradient = gradient_buffer("grad", grad, logits, "logits")
-    bits = bfloat16_bits(dtype, logits=logits, weight=weight, grad=grad, log_probabilities=log_probabilities)
+    bits = bfloat16_bits(dtype)
     losses = None
     if code == 0:
         shape = array_shape(logits, "logits")
@@ -118,7 +118,7 @@ def softmax(
     [0.5, 0.5]
     """
     result = new_like(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     _core.softmax(x, integer("axis", axis), result, bits, thread_count(threads))
     return result
 
@@ -132,6 +132,6 @@ def log_softmax(
     [-0.6931, -0.6931]
     """
     result = new_like(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     _core.log_softmax(x, integer("axis", axis), result, bits, thread_count(threads))
     return result

@@ -39,7 +39,7 @@ def dropout(
     [2.0, 0.0, 2.0, 2.0, 2.0, 0.0]
     """
     result = new_in_order(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x)
+    bits = bfloat16_bits(dtype)
     _core.dropout(x, real("p", p), check_seed(seed), _step(step), result, bits, thread_count(threads))
     return result
 
@@ -60,7 +60,7 @@ def dropout_backward(
     [2.0, 0.0, 2.0, 2.0, 2.0, 0.0]
     """
     result = new_in_order(dy, "dy") if out is None else out
-    bits = bfloat16_bits(dtype, dy=dy)
+    bits = bfloat16_bits(dtype)
     _core.dropout_backward(dy, real("p", p), check_seed(seed), _step(step), result, bits, thread_count(threads))
     return result
 

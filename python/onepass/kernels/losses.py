@@ -50,7 +50,7 @@ def mean_squared_error(
     """
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, prediction, "prediction")
-    bits = bfloat16_bits(dtype, prediction=prediction)
+    bits = bfloat16_bits(dtype)
     total = _core.mean_squared_error(prediction, target, code, losses, gradient, bits, thread_count(threads))
     return (total if losses is None else losses), gradient
 
@@ -131,7 +131,7 @@ def binary_cross_entropy_with_logits(
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, logits, "logits")
     weight, pos_weight = _broadcast("weight", weight, logits), _broadcast("pos_weight", pos_weight, logits)
-    bits, number = bfloat16_bits(dtype, logits=logits), thread_count(threads)
+    bits, number = bfloat16_bits(dtype), thread_count(threads)
     total = _core.binary_cross_entropy(logits, targets, weight, pos_weight, code, losses, gradient, bits, number)
     return (total if losses is None else losses), gradient
 
@@ -170,7 +170,7 @@ def nll_loss(
         shape = array_shape(log_probabilities, "log_probabilities")
         losses = np.empty(shape[:1] + shape[2:], _computed(log_probabilities))
     ignored = integer("ignore_index", ignore_index)
-    bits = bfloat16_bits(dtype, log_probabilities=log_probabilities)
+    bits = bfloat16_bits(dtype)
     total = _core.nll_loss(
         log_probabilities, targets, weight, ignored, code, losses, gradient, bits, thread_count(threads)
     )
@@ -189,7 +189,7 @@ def _huber(
 ) -> tuple[Any, Array | None]:
     code = reduction_code(reduction)
     losses, gradient = _buffers(code, grad, prediction, "prediction")
-    bits = bfloat16_bits(dtype, prediction=prediction)
+    bits = bfloat16_bits(dtype)
     total = _core.huber_loss(prediction, target, delta, smooth_l1, code, losses, gradient, bits, thread_count(threads))
     return (total if losses is None else losses), gradient
 

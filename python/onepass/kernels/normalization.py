@@ -29,6 +29,8 @@ def batch_norm(
     *,
     batches: int | None = None,
     population: bool = False,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, BatchNormSaved]:
@@ -53,6 +55,7 @@ def batch_norm(
             inference x.
         batches: how many batches the running statistics hold already; needed, and looked at, with ``momentum=None``.
         population: ``running_var`` takes the biased variance.
+        mean, invstd: where those of ``saved`` go, (C,) float64; None: new arrays.
         dtype: "bfloat16": x and what is like it are its bits in uint16.
 
     Returns:
@@ -69,13 +72,14 @@ def batch_norm(
     >>> y.round(3).tolist(), saved.mean.tolist()
     ([[-1.0], [1.0]], [2.0])
     """
-    bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
+    bits = bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     training = flag("training", training)
     weight = running_weight(momentum, batches, training)
     y = empty_like(x) if out is None else out
     channels = channel_count(x, axis)
-    mean, invstd = np.empty(channels), np.empty(channels)
+    mean = np.empty(channels) if mean is None else mean
+    invstd = np.empty(channels) if invstd is None else invstd
     _core.batch_norm(
         x, gamma, beta, running_mean, running_var, residual,
         training, weight, real("eps", eps), axis, flag("relu", relu), flag("population", population),
@@ -121,7 +125,7 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15), dbeta.tolist()
     (True, [1.0])
     """
-    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out, dresidual=dresidual)
+    bits = bfloat16_bits(dtype)
     results = gradients(x, saved, out, dgamma, dbeta, dresidual)
     _core.batch_norm_backward(
         dy, x, gamma, saved.beta, saved.mean, saved.invstd, saved.y,
@@ -154,15 +158,9 @@ def save(
     training: bool,
     channel_axis: int,
 ) -> BatchNormSaved:
+    y_for_backward = y if relu and residual is not None else None
     return BatchNormSaved(
-        mean=mean,
-        invstd=invstd,
-        beta=beta if relu else None,
-        relu=relu,
-        residual=residual is not None,
-        y=y if relu and residual is not None else None,
-        training=training,
-        channel_axis=channel_axis,
+        mean, invstd, beta if relu else None, relu, residual is not None, y_for_backward, training, channel_axis
     )
 
 
@@ -175,11 +173,12 @@ def gradients(
     dresidual: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """The arrays given, and new ones where none were."""
-    channels = channel_count(x, saved.channel_axis)
-    kind: Any = computed_type(x)
+    if dgamma is None or dbeta is None:
+        channels = channel_count(x, saved.channel_axis)
+        kind: Any = computed_type(x)
+        dgamma = np.empty(channels, kind) if dgamma is None else dgamma
+        dbeta = np.empty(channels, kind) if dbeta is None else dbeta
     dx = empty_like(x) if dx is None else dx
-    dgamma = np.empty(channels, kind) if dgamma is None else dgamma
-    dbeta = np.empty(channels, kind) if dbeta is None else dbeta
     if not saved.residual:
         dresidual = None
     elif dresidual is None:

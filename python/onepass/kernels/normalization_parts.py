@@ -51,7 +51,7 @@ def batch_norm_statistics(
     >>> count, mean.tolist(), m2.tolist()
     (2, [2.0], [2.0])
     """
-    bits = bfloat16_bits(dtype, x=x)
+    bits = bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     channels = channel_count(x, axis)
     mean, m2 = np.empty(channels), np.empty(channels)
@@ -133,7 +133,7 @@ def batch_norm_apply(
     >>> y.round(3).tolist()
     [[-1.0], [1.0]]
     """
-    bits = bfloat16_bits(dtype, x=x, residual=residual, out=out)
+    bits = bfloat16_bits(dtype)
     axis = integer("channel_axis", channel_axis)
     channels = channel_count(x, axis)
     (count, mean, m2), of_batch = unpack_statistics(statistics)
@@ -177,7 +177,7 @@ def batch_norm_backward_sums(
     >>> sum_dy.tolist(), sum_dyx.tolist()
     ([3.0], [-1.0])
     """
-    bits = bfloat16_bits(dtype, dy=dy, x=x)
+    bits = bfloat16_bits(dtype)
     channels = channel_count(x, saved.channel_axis)
     sum_dy, sum_dyx = np.empty(channels), np.empty(channels)
     _core.batch_norm_backward_sums(
@@ -224,7 +224,7 @@ def batch_norm_backward_apply(
     >>> dbeta.tolist()
     [3.0]
     """
-    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out, dresidual=dresidual)
+    bits = bfloat16_bits(dtype)
     results = gradients(x, saved, out, dgamma, dbeta, dresidual)
     sum_dy, sum_dyx = unpack_sums(sums)
     _core.batch_norm_backward_apply(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,6 +24,8 @@ def layer_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -38,6 +41,7 @@ def layer_norm(
             zeros.
         axes: how many last axes make up a row, from 1 to all.
         out: like x; None: a new array. It may be x, whose values the backward pass then lacks.
+        mean, invstd: where those of ``saved`` go, float64, one for each row; None: new arrays.
         dtype: "bfloat16": x and out in uint16 are the bits of bfloat16.
 
     Returns:
@@ -56,7 +60,7 @@ def layer_norm(
     """
     number = _last_axes(axes)
     rows = _rows_of(x, number)
-    return _forward(x, gamma, beta, RowNormSaved(np.empty(rows), np.empty(rows), number, 0), eps, out, dtype, threads)
+    return _forward(x, gamma, beta, _saved(mean, invstd, rows, number, 0), eps, out, dtype, threads)
 
 
 def layer_norm_backward(
@@ -109,6 +113,7 @@ def rms_norm(
     eps: float | None = None,
     out: Array | None = None,
     *,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -117,7 +122,7 @@ def rms_norm(
         y = x / sqrt(mean(x^2) + eps) * gamma
 
     Args:
-        x, gamma, axes, out, dtype: as for :func:`layer_norm`.
+        x, gamma, axes, out, invstd, dtype: as for :func:`layer_norm`.
         eps: None: the spacing of numbers at 1 of what is computed in, as in PyTorch (2^-52 for float64, else 2^-23).
 
     Returns:
@@ -130,7 +135,7 @@ def rms_norm(
     [[3.0, 40.0]]
     """
     number = _last_axes(axes)
-    saved = RowNormSaved(None, np.empty(_rows_of(x, number)), number, 0)
+    saved = RowNormSaved(None, np.empty(_rows_of(x, number)) if invstd is None else invstd, number, 0)
     if eps is None:
         eps = float(np.finfo(computed_type(x)).eps)
     return _forward(x, gamma, None, saved, eps, out, dtype, threads)
@@ -176,6 +181,8 @@ def group_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -187,7 +194,7 @@ def group_norm(
         x: (N, C) or (N, C, d1, ...); types and strides as for :func:`layer_norm`.
         groups: a divisor of C; 1 normalizes whole samples, C is :func:`instance_norm`.
         gamma, beta: (C,), C-contiguous, of x's type, float32 beside float16 and bfloat16; None: ones and zeros.
-        out, dtype: as for :func:`layer_norm`.
+        out, mean, invstd, dtype: as for :func:`layer_norm`.
 
     Returns:
         ``(y, saved)``; ``saved`` goes to :func:`group_norm_backward` and holds ``mean`` and ``invstd``, (N groups,)
@@ -202,7 +209,7 @@ def group_norm(
     """
     number = integer("groups", groups)
     rows = array_shape(x, "x")[0] * max(number, 0) if x.ndim else 0
-    return _forward(x, gamma, beta, _new_groups(rows, number), eps, out, dtype, threads)
+    return _forward(x, gamma, beta, _saved(mean, invstd, rows, 0, number), eps, out, dtype, threads)
 
 
 def group_norm_backward(
@@ -242,6 +249,8 @@ def instance_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -255,8 +264,8 @@ def instance_norm(
     ([[[-1.0, 1.0], [0.0, 0.0]]], [2.0, 5.0])
     """
     shape = array_shape(x, "x")
-    saved = _new_groups(shape[0] * shape[1], shape[1]) if len(shape) > 1 else _new_groups(0, 1)
-    return _forward(x, gamma, beta, saved, eps, out, dtype, threads)
+    rows, groups = (shape[0] * shape[1], shape[1]) if len(shape) > 1 else (0, 1)
+    return _forward(x, gamma, beta, _saved(mean, invstd, rows, 0, groups), eps, out, dtype, threads)
 
 
 def instance_norm_backward(
@@ -292,13 +301,14 @@ def _last_axes(axes: int) -> int:
 
 def _rows_of(x: Array, axes: int) -> int:
     shape = array_shape(x, "x")
-    return int(np.prod(shape[: max(len(shape) - axes, 0)], dtype=np.int64))
+    return math.prod(shape[: max(len(shape) - axes, 0)])
 
 
-def _new_groups(rows: int, groups: int) -> RowNormSaved:
-    # groups that are no divisor are refused by their number, later
-    rows = rows if rows < 2**40 else 0
-    return RowNormSaved(np.empty(rows), np.empty(rows), 0, groups)
+def _saved(mean: Array | None, invstd: Array | None, rows: int, axes: int, groups: int) -> RowNormSaved:
+    """With the arrays given, and new ones where none were."""
+    rows = rows if rows < 2**40 else 0  # groups that are no divisor are refused by their number, later
+    mean = np.empty(rows) if mean is None else mean
+    return RowNormSaved(mean, np.empty(rows) if invstd is None else invstd, axes, groups)
 
 
 def _forward(
@@ -312,7 +322,7 @@ def _forward(
     threads: int | None,
 ) -> tuple[Array, RowNormSaved]:
     y = new_like(x, "x") if out is None else out
-    bits = bfloat16_bits(dtype, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     _core.row_norm(
         x, gamma, beta, saved.axes, saved.groups, real("eps", eps), y, saved.mean, saved.invstd, bits,
         thread_count(threads),
@@ -334,7 +344,7 @@ def _backward(
     shape = array_shape(x, "x")
     dx = new_like(x, "x") if out is None else out
     own = shape[len(shape) - saved.axes :] if saved.axes else shape[1:2]
-    bits = bfloat16_bits(dtype, dy=dy, x=x, out=out)
+    bits = bfloat16_bits(dtype)
     dgamma = _gradient("dgamma", dgamma, own, x)
     dbeta = _gradient("dbeta", dbeta, own, x)
     _core.row_norm_backward(

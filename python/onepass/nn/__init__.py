@@ -7,6 +7,7 @@ from onepass.nn.conv2d import Conv2d
 from onepass.nn.dropout import Dropout
 from onepass.nn.embedding import Embedding
 from onepass.nn.flatten import Flatten
+from onepass.nn.gradient_check import check_gradients
 from onepass.nn.layer import Layer
 from onepass.nn.layer_norm import LayerNorm, RMSNorm
 from onepass.nn.linear import Linear
@@ -35,5 +36,6 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Tanh",
+    "check_gradients",
     "initializers",
 ]

@@ -76,6 +76,7 @@ class BatchNorm(Layer):
         self.running_mean: Array = np.zeros(channels, dtype)
         self.running_var: Array = np.ones(channels, dtype)
         self.num_batches_tracked: Array = np.zeros((), np.int64)
+        self._mean, self._invstd = np.empty(channels), np.empty(channels)
         self._x: Array | None = None
         self._saved: BatchNormSaved | None = None
         self._y, self._dx = Buffer(), Buffer()
@@ -90,6 +91,7 @@ class BatchNorm(Layer):
         return self.backward(dy, out)  # what forward saved says where the ReLU let through
 
     def _forward(self, x: Array, training: bool, relu: bool) -> Array:
+        batches = int(self.num_batches_tracked)
         y, saved = batch_norm(
             x,
             self.gamma,
@@ -102,11 +104,13 @@ class BatchNorm(Layer):
             self.channel_axis,
             relu,
             out=self._y.get(x.shape, x.dtype),
-            batches=int(self.num_batches_tracked),
+            batches=batches,
             population=self.population,
+            mean=self._mean,
+            invstd=self._invstd,
         )
         if training:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked[()] = batches + 1
         self._x, self._saved = x, saved
         return y
 

@@ -22,19 +22,21 @@ class Buffer:
     True
     """
 
-    __slots__ = ("_storage", "_view")
+    __slots__ = ("_dtype", "_shape", "_storage", "_view")
 
     def __init__(self) -> None:
         self._storage: NDArray[Any] = np.empty(0)
         self._view: NDArray[Any] = self._storage
+        self._shape: tuple[int, ...] = ()  # of no view that was asked for
+        self._dtype: DTypeLike | None = None
 
     def get(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """A C-contiguous array of this shape and dtype with any content."""
-        view = self._view
-        if view.shape == shape and view.dtype == dtype:
-            return view
+        if dtype is self._dtype and shape == self._shape:
+            return self._view
         size = math.prod(shape)
         if self._storage.size < size or self._storage.dtype != dtype:
             self._storage = np.empty(size, dtype)
         self._view = self._storage[:size].reshape(shape)
+        self._shape, self._dtype = shape, dtype
         return self._view

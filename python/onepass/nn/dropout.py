@@ -59,8 +59,8 @@ class Dropout(Layer):
         self._training = training
         if not training:
             return x
-        seed, step = (int(number) for number in self._generator)
-        self._generator[1] += np.uint64(1)
+        seed, step = self._generator.tolist()
+        self._generator[1] = step + 1
         return dropout(x, self.p, seed, step, self._y.get(x.shape, x.dtype))
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
@@ -73,7 +73,7 @@ class Dropout(Layer):
             if target is not dy:
                 np.copyto(target, dy)
             return target
-        seed, batches = (int(number) for number in self._generator)
+        seed, batches = self._generator.tolist()
         return dropout_backward(dy, self.p, seed, batches - 1, target)
 
     def state(self) -> dict[str, Array]:

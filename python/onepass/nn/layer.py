@@ -83,9 +83,11 @@ class Layer:
         raise NotImplementedError(f"{self!r:.60} does not say what becomes of rows of shape {input_shape}")
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
-        """A table: layer, shape of its output, parameters; and their sum with the bytes of the state.
+        """A table: layer, shape of its output and its bytes for one row, parameters; and the bytes of the state.
 
-        ``input_shape`` is a row's, without the batch's axis. A block's layers are indented below it.
+        ``input_shape`` is a row's, without the batch's axis. A block's layers are indented below it. Outputs are taken
+        to be of the model's type; a layer keeps its own until `backward`, so that a batch of N rows needs N times the
+        layers' sum, and at most as much again for gradients.
         """
         from onepass.nn.summary import table
 

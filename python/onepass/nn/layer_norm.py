@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -30,13 +32,15 @@ class _RowNorm(Layer):
         self._x: Array | None = None
         self._saved: RowNormSaved | None = None
         self._y, self._dx = Buffer(), Buffer()
+        self._mean, self._invstd = Buffer(), Buffer()
 
-    def _checked(self, x: Array) -> Array:
+    def _checked(self, x: Array) -> tuple[Array, tuple[int]]:
+        """x, and the shape of what there is one of for each row."""
         count = len(self.normalized_shape)
         if x.shape[-count:] != self.normalized_shape or x.ndim <= count:
             raise ValueError(f"x has shape {x.shape}, expected (N, ..., {', '.join(map(str, self.normalized_shape))})")
         self._x = x
-        return x
+        return x, (math.prod(x.shape[:-count]),)
 
     def _before(self, dy: Array, out: Out) -> tuple[Array, RowNormSaved, Array]:
         if self._x is None or self._saved is None:
@@ -82,7 +86,9 @@ class LayerNorm(_RowNorm):
     def forward(self, x: Array, training: bool = True) -> Array:
         y = self._y.get(x.shape, x.dtype)
         axes, eps = len(self.normalized_shape), 1e-5 if self.eps is None else self.eps
-        y, self._saved = layer_norm(self._checked(x), self.gamma, self.beta, axes, eps, y)
+        x, rows = self._checked(x)
+        mean, invstd = self._mean.get(rows, np.float64), self._invstd.get(rows, np.float64)
+        y, self._saved = layer_norm(x, self.gamma, self.beta, axes, eps, y, mean=mean, invstd=invstd)
         return y
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
@@ -132,7 +138,9 @@ class RMSNorm(_RowNorm):
 
     def forward(self, x: Array, training: bool = True) -> Array:
         y = self._y.get(x.shape, x.dtype)
-        y, self._saved = rms_norm(self._checked(x), self.gamma, len(self.normalized_shape), self.eps, y)
+        x, rows = self._checked(x)
+        invstd = self._invstd.get(rows, np.float64)
+        y, self._saved = rms_norm(x, self.gamma, len(self.normalized_shape), self.eps, y, invstd=invstd)
         return y
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:

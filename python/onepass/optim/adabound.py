@@ -107,6 +107,9 @@ class AdaBound(Optimizer):
         check_betas(group["betas"])
         check_number("final_lr", group["final_lr"], 0.0, math.inf)
         check_number("gamma", group["gamma"], 0.0, math.inf)
+
+    def check_rate(self, group: Mapping[str, Any]) -> None:
+        super().check_rate(group)
         check_number("base_lr", _base_lr(group), 0.0, math.inf)
         if _base_lr(group) == 0:
             raise ValueError("base_lr: expected a number above 0; name one if lr starts at 0")

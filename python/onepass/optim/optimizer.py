@@ -98,6 +98,7 @@ class Optimizer:
         self._states = [self._storage.states(self.update, p, self.initial_states(p)) for p in self.weights]
         self._plan = self._make_plan()
         self._seen_groups: list[dict[str, Any]] = []
+        self._checked_groups: list[dict[str, Any]] = []  # without their rates
         self._hyper: list[tuple[Any, ...]] = []
 
     @property
@@ -116,8 +117,13 @@ class Optimizer:
 
     def check_options(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for an option out of its range."""
-        for name in ("lr", "weight_decay", "eps", "eps_root"):
+        self.check_rate(group)
+        for name in ("weight_decay", "eps", "eps_root"):
             check_number(name, group.get(name, 0.0), 0.0, math.inf)
+
+    def check_rate(self, group: Mapping[str, Any]) -> None:
+        """The part of check_options that depends on the rate: with a schedule, all that a step has to check again."""
+        check_number("lr", group.get("lr", 0.0), 0.0, math.inf)
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
         """The states of a parameter before the first step, in what is computed in: zeros in its own order of axes."""
@@ -304,8 +310,14 @@ class Optimizer:
 
     def _read_groups(self) -> None:
         groups = _with_rates(self.param_groups, self._plan.steps)
-        self._check_groups(groups)
-        self._check_update(groups)
+        checked = [{**group, "lr": 0.0} if "lr" in group else group for group in groups]
+        if checked == self._checked_groups:  # only rates have changed
+            for group in groups:
+                self.check_rate(group)
+        else:
+            self._check_groups(groups)
+            self._check_update(groups)
+            self._checked_groups = checked
         self._hyper = [(group["maximize"], *self.hyperparameters(group)) for group in groups]
         # with a schedule every step reads them again
         self._seen_groups = [dict(group) for group in groups] if groups is self.param_groups else []
@@ -388,6 +400,8 @@ def _loaded_step(state: Mapping[int, Mapping[str, Any]], i: int) -> int:
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuses what is not a finite number in [low, high]."""
+    if type(value) is float and low <= value <= high and value < math.inf:  # as nearly always
+        return
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not (low <= float(value) <= high and math.isfinite(value)):

@@ -30,6 +30,14 @@ def give(value: Array, model: Array, out: Array | None, name: str = "out") -> Ar
     return out
 
 
+def keep(values: Array, given: Array | None) -> Array:
+    """Statistics, in the array that was given for them if one was."""
+    if given is None:
+        return values
+    given[...] = values
+    return given
+
+
 def _to_odd(value: Array) -> Array:
     # float32 with a last bit that says whether something was cut off: rounding again to fewer bits is then exact
     cut = value.astype(np.float32)

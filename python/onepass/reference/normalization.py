@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from onepass._batch_norm import running_weight
-from onepass._checks import check_apart, check_filled, check_like, check_storage, check_vector
+from onepass._checks import check_apart, check_filled, check_like, check_statistics, check_storage, check_vector
 from onepass._storage import computed_type, decode
 from onepass._types import BatchNormSaved, BatchNormStatistics, BatchNormSums
-from onepass.reference._results import Array, give
+from onepass.reference._results import Array, give, keep
 
 
 def batch_norm(
@@ -29,6 +29,8 @@ def batch_norm(
     *,
     batches: int | None = None,
     population: bool = False,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, BatchNormSaved]:
@@ -41,19 +43,21 @@ def batch_norm(
     check_x(x, dtype)
     running = (running_mean, running_var)
     check_vectors(x, channel_axis, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    check_statistics(x.shape[channel_axis], mean=mean, invstd=invstd)
     weight = running_weight(momentum, batches, training)
     if training:
         check_apart("out", out, "x", x)
         statistics = moments(x, channel_axis)
         if statistics.count < 2:
             raise ValueError(f"x: expected more than one value a channel when training, got {x.shape}")
-        mean, variance = statistics.mean, statistics.m2 / statistics.count
+        center, variance = statistics.mean, statistics.m2 / statistics.count
         blend(running, statistics, weight, population)
     else:
         if running_mean is None or running_var is None:
             raise ValueError("running_mean and running_var: are needed when training is false")
-        mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
-    return normalize(x, mean, variance, gamma, beta, eps, channel_axis, relu, residual, out, training)
+        center, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
+    y, saved = normalize(x, center, variance, gamma, beta, eps, channel_axis, relu, residual, out, training)
+    return y, saved._replace(mean=keep(saved.mean, mean), invstd=keep(saved.invstd, invstd))
 
 
 def batch_norm_backward(

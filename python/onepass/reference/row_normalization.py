@@ -15,11 +15,12 @@ from onepass._checks import (
     check_filled,
     check_in_place,
     check_like,
+    check_statistics,
     check_storage,
 )
 from onepass._storage import computed_type, decode
 from onepass._types import RowNormSaved
-from onepass.reference._results import Array, give
+from onepass.reference._results import Array, give, keep
 
 Wanted = Array | Literal[False] | None
 
@@ -32,6 +33,8 @@ def layer_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -42,7 +45,7 @@ def layer_norm(
     ([[-1.0, 11.0], [0.0, 10.0]], [2.0, 5.0])
     """
     _check_last_axes(x, axes, dtype)
-    return _forward(x, gamma, beta, axes, 0, eps, out)
+    return _forward(x, gamma, beta, axes, 0, eps, out, mean, invstd)
 
 
 def layer_norm_backward(
@@ -75,6 +78,7 @@ def rms_norm(
     eps: float | None = None,
     out: Array | None = None,
     *,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -87,7 +91,7 @@ def rms_norm(
     _check_last_axes(x, axes, dtype)
     if eps is None:
         eps = float(np.finfo(computed_type(x)).eps)
-    return _forward(x, gamma, None, axes, 0, eps, out, centered=False)
+    return _forward(x, gamma, None, axes, 0, eps, out, None, invstd, centered=False)
 
 
 def rms_norm_backward(
@@ -120,6 +124,8 @@ def group_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -136,7 +142,7 @@ def group_norm(
         raise ValueError(f"groups: expected a divisor of the {x.shape[1]} channels of x, got {groups}")
     if x.size == x.shape[0] * groups:
         raise ValueError(f"x: expected more than one value to normalize by, got one: {x.shape}, {groups} groups")
-    return _forward(x, gamma, beta, 0, groups, eps, out)
+    return _forward(x, gamma, beta, 0, groups, eps, out, mean, invstd)
 
 
 def group_norm_backward(
@@ -169,6 +175,8 @@ def instance_norm(
     eps: float = 1e-5,
     out: Array | None = None,
     *,
+    mean: Array | None = None,
+    invstd: Array | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> tuple[Array, RowNormSaved]:
@@ -179,7 +187,8 @@ def instance_norm(
     ([[[-1.0, 1.0], [0.0, 0.0]]], [2.0, 5.0])
     """
     check_array("x", x)
-    return group_norm(x, x.shape[1] if x.ndim > 1 else 1, gamma, beta, eps, out, dtype=dtype)
+    groups = x.shape[1] if x.ndim > 1 else 1
+    return group_norm(x, groups, gamma, beta, eps, out, mean=mean, invstd=invstd, dtype=dtype)
 
 
 def instance_norm_backward(
@@ -213,6 +222,8 @@ def _forward(
     groups: int,
     eps: float,
     out: Array | None,
+    mean: Array | None,
+    invstd: Array | None,
     centered: bool = True,
 ) -> tuple[Array, RowNormSaved]:
     shape = _parameter_shape(x, axes)
@@ -223,13 +234,15 @@ def _forward(
     if out is not None:
         check_like("out", out, "x", x)
         check_in_place("out", out, "x", x)
+    rows = _rows(x, axes, groups)
+    check_statistics(len(rows), mean=mean, invstd=invstd)
     with np.errstate(all="ignore"):
-        rows = _rows(x, axes, groups)
-        mean = rows.mean(1) if centered else np.zeros(len(rows))
-        invstd = 1 / np.sqrt(((rows - mean[:, None]) ** 2).mean(1) + eps)
-        xhat = ((rows - mean[:, None]) * invstd[:, None]).reshape(x.shape)
+        center = rows.mean(1) if centered else np.zeros(len(rows))
+        scale = 1 / np.sqrt(((rows - center[:, None]) ** 2).mean(1) + eps)
+        xhat = ((rows - center[:, None]) * scale[:, None]).reshape(x.shape)
         y = xhat * _beside(gamma, 1.0, x, axes) + _beside(beta, 0.0, x, axes)
-    return give(y, x, out), RowNormSaved(mean if centered else None, invstd, axes, groups)
+    saved = RowNormSaved(keep(center, mean) if centered else None, keep(scale, invstd), axes, groups)
+    return give(y, x, out), saved
 
 
 def _backward(
