@@ -114,7 +114,7 @@ class Loop:
         return progress.record(trainer.epoch, trainer.step), rate
 
     def _piece(self, x: Array, y: Array, progress: Progress, batch: int, start: int = 0) -> float:
-        """Forward, loss and backward; the gradients are then of the mean over these rows (``start`` on in the batch)."""
+        """Forward, loss and backward; the gradients are then of the mean over these rows (from ``start`` on)."""
         trainer = self.trainer
         model, loss_function = trainer.model, trainer.loss
         prediction = model.forward(x, True)

@@ -314,9 +314,9 @@ class Trainer:
             with closing(x.epoch(0)) as batches:
                 return np.concatenate([forward(inputs, False).copy() for inputs, _ in batches])
         starts = range(0, max(len(x), 1), batch_size)
-        if isinstance(x, np.ndarray):
-            return np.concatenate([forward(x[start : start + batch_size], False).copy() for start in starts])
         rows = rows_of("x", x)
+        if (view := rows.view(gather=False)) is not None:
+            return np.concatenate([forward(view[start : start + batch_size], False).copy() for start in starts])
         buffer = np.empty((min(batch_size, len(rows)), *rows.shape), rows.dtype)
         found = []
         for start in starts:

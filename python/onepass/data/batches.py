@@ -28,7 +28,7 @@ class Batches:
         fits in its.
     batch_size : int
     shuffle : bool, default True
-        False: the rows in their order, as views of ``x`` and ``y`` where these are arrays.
+        False: the rows in their order, as views of ``x`` and ``y`` where these are C-contiguous arrays.
     seed : int, default 0
         The permutation of an epoch is a function of ``(seed, epoch)`` and nothing else (the
         counter-based Philox generator with that key), so that a resumed run sees the same batches.

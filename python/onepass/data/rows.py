@@ -85,9 +85,6 @@ class StridedRows(Rows):
     def take(self, rows: Indices, out: Array) -> None:
         np.copyto(out, self._array[rows])
 
-    def view(self, gather: bool) -> Array | None:
-        return None if gather else self._array
-
 
 class SequenceRows(Rows):
     """Rows that are asked for one by one."""

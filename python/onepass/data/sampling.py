@@ -95,8 +95,9 @@ class Weighted(Sampler):
         if self.replacement:
             places = generator.random(self.rows) * self._cumulative[-1]
             found = np.searchsorted(self._cumulative, places, "right")
-            last = int(np.flatnonzero(self._weights)[-1])
-            return np.minimum(found, last)  # where random() * total was rounded up to the total
+            last = np.flatnonzero(self._weights)[-1]
+            drawn: Indices = np.minimum(found, last)  # where random() * total was rounded up to the total
+            return drawn
         with np.errstate(divide="ignore"):
             keys = generator.standard_exponential(self.population) / self._weights
         order: Indices = np.argsort(keys, kind="stable")

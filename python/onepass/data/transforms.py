@@ -58,9 +58,10 @@ class Scale(Transform):
 
     def __call__(self, x: Array, y: Array, generator: np.random.Generator) -> tuple[Array, Array]:
         out = self.buffer("out", x.shape, self.dtype)
-        np.multiply(x, self.factor, out=out, dtype=self.dtype, casting="unsafe")
+        np.copyto(out, x, casting="unsafe")  # a ufunc that casts takes buffers
+        out *= self.factor
         if self.offset:
-            np.add(out, self.offset, out=out, dtype=self.dtype, casting="unsafe")
+            out += self.offset
         return out, y
 
     def __repr__(self) -> str:
@@ -93,8 +94,10 @@ class Standardize(Transform):
         mean, std = (a.reshape(x.shape[1:]) if a.size == math.prod(x.shape[1:]) else a for a in (self.mean, self.std))
         work = self.buffer("work", x.shape, np.dtype(np.float64))
         out = self.buffer("out", x.shape, self.dtype)
-        np.subtract(x, mean, out=work, casting="unsafe")
-        np.divide(work, std, out=out, casting="same_kind")
+        np.copyto(work, x)
+        work -= mean
+        work /= std
+        np.copyto(out, work, casting="same_kind")
         return out, y
 
     def __repr__(self) -> str:
