@@ -46,9 +46,9 @@ class Scale(Transform):
     offset : float, default 0.0
     dtype : float32 (default) or float64
 
-    >>> x, y = Scale()(np.array([[0, 51, 255]], np.uint8), np.array([0]), np.random.default_rng(0))
+    >>> x, y = Scale(1 / 256)(np.array([[0, 64, 255]], np.uint8), np.array([0]), np.random.default_rng(0))
     >>> x
-    array([[0. , 0.2, 1. ]], dtype=float32)
+    array([[0.        , 0.25      , 0.99609375]], dtype=float32)
     """
 
     def __init__(self, factor: float = 1 / 255, offset: float = 0.0, dtype: DTypeLike = np.float32) -> None:
