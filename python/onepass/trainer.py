@@ -317,7 +317,7 @@ class Trainer:
         rows = rows_of("x", x)
         if (view := rows.view(gather=False)) is not None:
             return np.concatenate([forward(view[start : start + batch_size], False).copy() for start in starts])
-        buffer = np.empty((min(batch_size, len(rows)), *rows.shape), rows.dtype)
+        buffer = np.empty((min(batch_size, len(rows)), *rows.shape[1:]), rows.dtype)
         found = []
         for start in starts:
             inputs = buffer[: len(rows) - start]

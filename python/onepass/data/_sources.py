@@ -37,7 +37,7 @@ class Separate:
 
     def buffers(self, rows: int) -> tuple[Array, Array]:
         x, y = self.x, self.y
-        return np.empty((rows, *x.shape), x.dtype), np.empty((rows, *y.shape), y.dtype)
+        return np.empty((rows, *x.shape[1:]), x.dtype), np.empty((rows, *y.shape[1:]), y.dtype)
 
     def take(self, rows: Indices, x: Array, y: Array) -> None:
         self.x.take(rows, x)

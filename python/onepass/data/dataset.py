@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass._extras import require
+from onepass.data.subset import Subset
 
 __all__ = ["DataError", "Dataset", "check", "check_features", "split"]
 
@@ -28,12 +29,13 @@ class Dataset:
 
     ``x`` (N, ...) real, finite and within float32's range; ``y`` (N,) int64 labels 0 .. classes - 1,
     each of which occurs; ``x_test`` (M, ...) and ``y_test`` (M,) likewise, or None. ``label`` says
-    which column of a table the labels were: ``"column 65 (last)"``, counted from 1.
+    which column of a table the labels were: ``"column 65 (last)"``, counted from 1. Features that are
+    memory-mapped are a memory map, or a Subset of one, and nobody has looked at their values.
     """
 
-    x: Array
+    x: Array | Subset
     y: NDArray[np.int64]
-    x_test: Array | None = None
+    x_test: Array | Subset | None = None
     y_test: NDArray[np.int64] | None = None
     label: str | None = None
 
@@ -130,17 +132,21 @@ def check(
 def split(dataset: Dataset, source: str) -> Dataset:
     """The data set with a fifth of every class set aside for testing, always the same fifth.
 
-    A data set that has test rows already is returned as it is.
+    A data set that has test rows already is returned as it is. Of a memory map both parts are a `Subset`.
     """
     if dataset.x_test is not None:
         return dataset
     train_test_split = require("sklearn.model_selection").train_test_split
     try:
-        x, x_test, y, y_test = train_test_split(dataset.x, dataset.y, test_size=0.2, random_state=0, stratify=dataset.y)
+        rows = np.arange(len(dataset.y))
+        train, test = train_test_split(rows, test_size=0.2, random_state=0, stratify=dataset.y)
     except ValueError:
         counts = np.bincount(dataset.y)
         raise DataError(
             f"{source}: {len(dataset.y)} rows in {len(counts)} classes (the smallest has "
             f"{counts.min()}) are too few to set a fifth of every class aside for testing"
         ) from None
-    return Dataset(x, y, x_test, y_test, dataset.label)
+    x, y = dataset.x, dataset.y
+    if isinstance(x, np.ndarray) and not isinstance(x, np.memmap):
+        return Dataset(x[train], y[train], x[test], y[test], dataset.label)
+    return Dataset(Subset(x, train), y[train], Subset(x, test), y[test], dataset.label)

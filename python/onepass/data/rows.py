@@ -26,11 +26,11 @@ class RowSequence(Protocol):
 
 
 class Rows:
-    """``len(rows)`` rows of one ``shape`` (...) and ``dtype``."""
+    """Rows of one shape and ``dtype``; ``shape`` (N, ...) is that of an array of them."""
 
     def __init__(self, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._count = count
-        self.shape = shape
+        self.shape = (count, *shape)
         self.dtype = dtype
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class UnalignedRows(Rows):
 
     def __init__(self, array: Array) -> None:
         super().__init__(len(array), array.shape[1:], array.dtype)
-        size = array.dtype.itemsize * math.prod(self.shape)
+        size = array.dtype.itemsize * math.prod(self.shape[1:])
         self._bytes = ArrayRows(array.reshape(-1).view(np.uint8).reshape(len(array), size))
 
     def take(self, rows: Indices, out: Array) -> None:
@@ -137,11 +137,11 @@ def check_sequence(name: str, value: object) -> None:
         raise TypeError(f"{name} is a {kind}, expected an array, or a sequence with __len__ and __getitem__")
 
 
-def rows_of(name: str, value: RowSequence) -> Rows:
+def rows_of(name: str, value: RowSequence | Rows) -> Rows:
     """The rows of an array or a sequence; ``name`` is what errors call it."""
-    check_sequence(name, value)
     if isinstance(value, Rows):
         return value
+    check_sequence(name, value)
     if not isinstance(value, np.ndarray):
         if len(value) == 0:
             raise ValueError(f"{name} has 0 rows: not one batch")

@@ -29,30 +29,37 @@ class Scaling:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
-    def apply(self, x: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def apply(self, x: RowSequence, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """The scaled rows of ``x`` (N, ...) as a new array (N, features) of ``dtype``.
 
-        DataError for a row so far from those of `standardize` that it overflows.
+        DataError for a row so far from those of `standardize` that it overflows. What memory cannot hold is scaled by
+        `blocks`, or batch by batch with `transforms.Standardize`.
         """
-        flat = x.reshape(len(x), -1)
-        out = np.empty(flat.shape, dtype)
-        for start in range(0, len(x), ROWS):
-            block = flat[start : start + ROWS].astype(np.float64)
-            scaled = out[start : start + ROWS]
+        rows = rows_of("x", x)
+        out = np.empty((len(rows), math.prod(rows.shape[1:])), dtype)
+        for start, scaled in self.blocks(rows, dtype):
+            out[start : start + len(scaled)] = scaled
+        return out
+
+    def blocks(self, x: RowSequence | Rows, dtype: DTypeLike = np.float32) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The same in pieces of a few thousand rows, each with the number of its first row."""
+        for start, block in _blocks(rows_of("x", x)):
             with np.errstate(over="ignore"):
-                scaled[...] = (block - self.mean) / self.std
+                block -= self.mean
+                block /= self.std
+                scaled = block.astype(dtype, copy=False)
             overflown = np.isinf(scaled).any(axis=1)
             if overflown.any():
                 row = start + int(overflown.argmax())
                 raise DataError(f"x is so far from the training rows in row {row} that scaling it overflows")
-        return out
+            yield start, scaled
 
 
 def _blocks(rows: Rows) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The number of the first row, and some rows (n, features)."""
     view = rows.view(gather=False)
-    count = max(1, min(ROWS, len(rows), BYTES // max(1, rows.dtype.itemsize * math.prod(rows.shape))))
-    buffer = np.empty((count, *rows.shape), rows.dtype) if view is None else None
+    count = max(1, min(ROWS, len(rows), BYTES // max(1, rows.dtype.itemsize * math.prod(rows.shape[1:]))))
+    buffer = np.empty((count, *rows.shape[1:]), rows.dtype) if view is None else None
     for start in range(0, len(rows), count):
         stop = min(start + count, len(rows))
         if buffer is None:
@@ -76,14 +83,15 @@ def standardize(x: RowSequence) -> Scaling:
     Scaling(mean=array([1., 7.]), std=array([1., 1.]))
     """
     rows = rows_of("x", x)
-    one_each = len(rows.shape) == 1
-    features = math.prod(rows.shape)
+    one_each = len(rows.shape) == 2
+    features = math.prod(rows.shape[1:])
     total = np.zeros(features if one_each else 1)
     for start, block in _blocks(rows):
         added = block.sum(axis=0) if one_each else block.sum()
         if not np.isfinite(added).all():
-            row = start + int(np.isfinite(block).all(axis=1).argmin())
-            raise DataError(f"x holds NaN or inf in row {row}")
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                raise DataError(f"x holds NaN or inf in row {start + int(finite.argmin())}")
         total += added
     mean = np.broadcast_to(total / (len(rows) * (1 if one_each else features)), (features,))
     squares = np.zeros(features)

@@ -20,7 +20,7 @@ class Subset(Rows):
     >>> x = np.arange(10.0).reshape(5, 2)
     >>> part = Subset(x, [4, 0])
     >>> len(part), part[0], part.shape
-    (2, array([8., 9.]), (2,))
+    (2, array([8., 9.]), (2, 2))
     """
 
     def __init__(self, x: RowSequence, indices: ArrayLike) -> None:
@@ -31,7 +31,7 @@ class Subset(Rows):
         if len(given) and not (given.min() >= 0 and given.max() < len(source)):
             bad = given[(given < 0) | (given >= len(source))][0]
             raise IndexError(f"indices holds {bad}, but x has {len(source)} rows")
-        super().__init__(len(given), source.shape, source.dtype)
+        super().__init__(len(given), source.shape[1:], source.dtype)
         self._source = source
         self._indices: Indices = given.astype(np.int64)
 
@@ -40,6 +40,6 @@ class Subset(Rows):
 
     def __getitem__(self, index: int) -> Any:
         """Row number ``index`` as a new array."""
-        out = np.empty((1, *self.shape), self.dtype)
+        out = np.empty((1, *self.shape[1:]), self.dtype)
         self.take(np.array([range(len(self))[index]]), out)
         return out[0]
