@@ -159,6 +159,7 @@ def test_seed_epoch_and_batch_decide_the_bits(shuffle):
 
 
 def test_batches_with_the_same_transforms_do_not_share_buffers():
+    ALL[2](IMAGES, LABELS, generator())  # which has buffers then
     one, two = batches(seed=1), batches(seed=2)
     expected = content(one.epoch(0)), content(two.epoch(0))
     first, second = one.epoch(0), two.epoch(0)

@@ -65,8 +65,8 @@ class Weighted(Sampler):
 
     >>> sampler = Weighted([0.0, 1.0, 3.0], rows=4000)
     >>> counts = np.bincount(sampler.draw(np.random.default_rng(0)))
-    >>> counts[0] == 0, 2.7 < counts[2] / counts[1] < 3.3
-    (np.True_, np.True_)
+    >>> counts[0].item(), bool(2.7 < counts[2] / counts[1] < 3.3)
+    (0, True)
     """
 
     def __init__(self, weights: ArrayLike, rows: int | None = None, replacement: bool = True) -> None:
@@ -122,8 +122,8 @@ class ClassBalanced(Sampler):
 
     >>> sampler = ClassBalanced([0, 0, 0, 0, 0, 0, 1], rows=4000)
     >>> rows = sampler.draw(np.random.default_rng(0))
-    >>> 0.45 < (rows == 6).mean() < 0.55
-    np.True_
+    >>> bool(0.45 < (rows == 6).mean() < 0.55)
+    True
     """
 
     def __init__(self, labels: ArrayLike, rows: int | None = None) -> None:
