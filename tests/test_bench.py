@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import agreement, arrays, peers, report, run, selection, timing  # noqa: E402
 from bench.case import Case, Contender, Entry, Goal  # noqa: E402
-from bench.cases import vanishing  # noqa: E402
+from bench.cases import data, vanishing  # noqa: E402
 from bench.contenders import deepspeed_updates  # noqa: E402
 from bench.contenders.problem import Problem  # noqa: E402
 
@@ -130,6 +130,20 @@ def test_vanishing_gradients_vanish_for_all_and_are_compared(rule: str, monkeypa
     monkeypatch.setattr(vanishing.Vanishing, "vanish", lambda problem: None)
     with pytest.raises(agreement.AgreementError, match=f"vanishing/{rule}/1000: onepass"):
         run.build(found)
+
+
+def test_batches_are_compared_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "ROWS", 600)
+    monkeypatch.setattr(data, "BATCHES", 3)
+    found = data.cases(selection.Selection((), frozenset()))
+    assert [case.name.split("/")[1] for case in found] == ["gather", "train", "augment"]
+    for case in found:
+        contenders, notes = run.build(case)
+        assert set(contenders) | set(notes) == {entry.name for entry in case.entries}
+        assert {"onepass", "onepass, prefetch", data.MAPPED, f"{data.MAPPED}, prefetch"} <= set(contenders)
+    monkeypatch.setattr(data, "_mapped", lambda x: x + np.float32(2**-20))
+    with pytest.raises(agreement.AgreementError, match=r"data/gather/784/batch_128: onepass, memory map: x\["):
+        run.build(found[0])
 
 
 def test_deepspeed_takes_part_where_it_has_the_rule() -> None:

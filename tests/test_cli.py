@@ -156,6 +156,46 @@ def test_options(tmp_path, monkeypatch, capsys, options):
     assert dtype == settings["dtype"]
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+@pytest.mark.parametrize("test_rows", [True, False])
+def test_mmap_changes_no_bit(tmp_path, monkeypatch, capsys, shape, test_rows):
+    """Neither of the result nor of what evaluate says about it."""
+    x, y = blobs()
+    x = x.reshape(-1, *shape)
+    test = {"x_test": x[:30], "y_test": y[:30]} if test_rows else {}
+    np.savez(tmp_path / "blobs.npz", x=x, y=y, **test)
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for name, options in (("mapped", ["--mmap"]), ("memory", [])):
+        arguments = ["train", "blobs.npz", "--epochs", "3", "--batch-size", "16", "--out", name, *options]
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+        assert cli.main(["evaluate", name]) == 0
+        printed = [line for line in capsys.readouterr().out.splitlines() if "blobs.npz" in line or "accuracy" in line]
+        arrays = load_tensors(tmp_path / name / "model.safetensors")
+        results.append((printed[0], printed[-3:], {name: array.tobytes() for name, array in arrays.items()}))
+    assert results[0] == results[1]
+    assert cli.main(["train", "blobs.npz", "--mmap", "--lr-find", "--out", "find"]) == 0
+
+
+def test_mmap_refuses(tmp_path, monkeypatch, capsys):
+    x, y = blobs()
+    np.savez_compressed(tmp_path / "compressed.npz", x=x, y=y)
+    bad = x.copy()
+    bad[5, 1] = np.nan
+    np.savez(tmp_path / "nan.npz", x_train=bad, y_train=y, x_test=x, y_test=y)
+    np.savetxt(tmp_path / "a.csv", np.c_[x, y], delimiter=",")
+    monkeypatch.chdir(tmp_path)
+    for name, message in {
+        "compressed.npz": "x is compressed and cannot be mapped; save it with numpy.savez",
+        "nan.npz": "nan.npz: training rows: x holds NaN or inf in row 5",
+        "a.csv": "a.csv cannot be mapped into memory, expected FILE.npz",
+        "digits": "digits cannot be mapped into memory, expected FILE.npz",
+    }.items():
+        assert cli.main(["train", name, "--mmap", "--out", "out"]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_writing_into_a_folder_that_is_there(tmp_path, monkeypatch):
     x, y = blobs()
     np.savez(tmp_path / "blobs.npz", x=x, y=y)

@@ -104,6 +104,21 @@ def test_standardize(shape, dtype):
         np.testing.assert_allclose(scaled.std(dtype=float), 1, rtol=1e-6)
 
 
+def test_standardize_reads_any_rows_to_the_same_bits():
+    """In blocks, of arrays, parts of them and sequences."""
+    x = np.random.default_rng(0).normal(3, 2, (5000, 4)).astype(np.float32)
+    expected = data.standardize(x)
+    for rows in (list(x), data.Subset(x, np.arange(5000)), np.asfortranarray(x)):
+        found = data.standardize(rows)
+        np.testing.assert_array_equal((found.mean, found.std), (expected.mean, expected.std))
+        np.testing.assert_array_equal(found.apply(rows), expected.apply(x))
+    np.testing.assert_allclose(expected.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(expected.std, x.std(axis=0, dtype=np.float64), rtol=1e-12)
+    x[4711, 2] = np.nan
+    with pytest.raises(data.DataError, match="x holds NaN or inf in row 4711"):
+        data.standardize(x)
+
+
 # --- npz ---------------------------------------------------------------------------------------
 
 X = np.arange(24.0).reshape(8, 3)

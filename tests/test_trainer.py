@@ -356,8 +356,11 @@ def test_the_trainer_refuses(arguments, match):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"x": X.tolist()}, "x is a list, expected a NumPy array"),
-        ({"y": Y.tolist()}, "y is a list, expected a NumPy array"),
+        ({"x": iter(X)}, "x is a .*iterator, expected an array, or a sequence with __len__ and __getitem__"),
+        ({"y": set(Y)}, "y is a set, expected an array, or a sequence"),
+        ({"x": {0: X}}, "x is a dict, expected an array, or a sequence"),
+        ({"x": X.astype(str)}, "x has dtype <U32, expected numbers"),
+        ({"y": None}, "y is None, expected the targets; only a sequence of pairs"),
         ({"validation": X}, r"validation is a ndarray, expected a pair of arrays \(x, y\)"),
         ({"validation": (X, None)}, r"validation\[1\] is a NoneType"),
         ({"epochs": 1.5}, "epochs is 1.5, expected an integer"),

@@ -11,6 +11,7 @@ from bench.cases import (
     batch_norm_variants,
     clipping,
     cross_entropy,
+    data,
     imports,
     many_tensors,
     numpy_loop,
@@ -35,6 +36,7 @@ TOPICS = (
     activations,
     training,
     numpy_loop,
+    data,
     imports,
 )
 

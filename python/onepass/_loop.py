@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +36,12 @@ class DivergedError(ArithmeticError):
         return "; ".join(map(str, self.args))
 
 
-def _holding_nan(name: str, array: Array) -> str | None:
-    """Where ``array`` holds what is not finite."""
+def _row_of_nan(array: Array) -> int | None:
+    """The first row that holds what is not finite."""
     if array.dtype.kind != "f":
         return None
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    return None if finite.all() else f"{name} holds NaN or inf in row {int(finite.argmin())}"
+    return None if finite.all() else int(finite.argmin())
 
 
 class Loop:
@@ -79,40 +80,41 @@ class Loop:
         accumulation = self._accumulation
         accumulation.clear()
         rate, losses, rows = math.nan, 0.0, 0
-        for batch, (x, y) in enumerate(self.batches.epoch(trainer.epoch, progress.batch), progress.batch + 1):
-            if batch == count:
-                trainer.set_rates()
-                rate = float(optimizer.learning_rates()[0])  # the epoch's last
-            if whole:
-                losses, rows = self._piece(x, y, progress, batch), 1
-                trainer.set_rates()
-                progress.skipped += optimizer.step(self._gradients).skipped
-            else:
-                pieces = self._micro_batch or len(x)
-                for start in range(0, len(x), pieces):
-                    inputs = x[start : start + pieces]
-                    losses += self._piece(inputs, y[start : start + pieces], progress, batch) * len(inputs)
-                    accumulation.add(len(inputs))
-                if batch % self._accumulate and batch < count:
-                    continue
-                trainer.set_rates()
-                rows = accumulation.rows
-                progress.skipped += optimizer.step(accumulation.total, rows).skipped
-                accumulation.clear()
-            trainer.step += 1
-            progress.batch = batch
-            for watcher in self._watchers:
-                watcher(trainer, losses / rows)
-            losses = 0.0
-            if batch < count:  # the epoch's end has more to do
-                if self._run is not None:
-                    self._run.step_ended(progress)
-                self.leave_if_interrupted(None, progress)
+        with closing(self.batches.epoch(trainer.epoch, progress.batch)) as batches:
+            for batch, (x, y) in enumerate(batches, progress.batch + 1):
+                if batch == count:
+                    trainer.set_rates()
+                    rate = float(optimizer.learning_rates()[0])  # the epoch's last
+                if whole:
+                    losses, rows = self._piece(x, y, progress, batch), 1
+                    trainer.set_rates()
+                    progress.skipped += optimizer.step(self._gradients).skipped
+                else:
+                    pieces = self._micro_batch or len(x)
+                    for start in range(0, len(x), pieces):
+                        inputs = x[start : start + pieces]
+                        losses += self._piece(inputs, y[start : start + pieces], progress, batch, start) * len(inputs)
+                        accumulation.add(len(inputs))
+                    if batch % self._accumulate and batch < count:
+                        continue
+                    trainer.set_rates()
+                    rows = accumulation.rows
+                    progress.skipped += optimizer.step(accumulation.total, rows).skipped
+                    accumulation.clear()
+                trainer.step += 1
+                progress.batch = batch
+                for watcher in self._watchers:
+                    watcher(trainer, losses / rows)
+                losses = 0.0
+                if batch < count:  # the epoch's end has more to do
+                    if self._run is not None:
+                        self._run.step_ended(progress)
+                    self.leave_if_interrupted(None, progress)
         trainer.epoch += 1
         return progress.record(trainer.epoch, trainer.step), rate
 
-    def _piece(self, x: Array, y: Array, progress: Progress, batch: int) -> float:
-        """Forward, loss and backward; the gradients are then of the mean over these rows."""
+    def _piece(self, x: Array, y: Array, progress: Progress, batch: int, start: int = 0) -> float:
+        """Forward, loss and backward; the gradients are then of the mean over these rows (from ``start`` on)."""
         trainer = self.trainer
         model, loss_function = trainer.model, trainer.loss
         prediction = model.forward(x, True)
@@ -124,7 +126,7 @@ class Loop:
         loss, gradient = loss_function(prediction, y, grad)
         if not math.isfinite(loss):
             trainer.set_rates()
-            bad = _holding_nan("x", self.batches.x) or _holding_nan("y", self.batches.y)
+            bad = self._holding_nan("x", x, batch, start) or self._holding_nan("y", y, batch, start)
             raise DivergedError(
                 f"the loss is {loss} in epoch {trainer.epoch + 1}, batch {batch} of "
                 f"{len(self.batches)}, at learning rate {trainer.optimizer.learning_rates()[0]:.4g}",
@@ -135,6 +137,16 @@ class Loop:
         progress.total += loss * len(x)
         progress.rows += len(x)
         return loss
+
+    def _holding_nan(self, name: str, array: Array, batch: int, start: int) -> str | None:
+        """Where a piece of a batch holds what is not finite, in rows of the data."""
+        row = _row_of_nan(array)
+        if row is None:
+            return None
+        if self.batches.transform is not None:
+            return f"{name}, transformed, holds NaN or inf"
+        number = self.batches.order(self.trainer.epoch)[(batch - 1) * self.batches.batch_size + start + row]
+        return f"{name} holds NaN or inf in row {number}"
 
     def leave_if_interrupted(self, history: History | None, progress: Progress) -> None:
         """Saves the run and raises, if a signal asked for it. ``history`` at an epoch's end, which saved already."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from numbers import Real
 from os import PathLike
 from time import perf_counter
@@ -16,7 +16,8 @@ from onepass._interrupts import Interrupts
 from onepass._loop import DivergedError, Loop
 from onepass._run import Progress, Run
 from onepass.callbacks import Callback, ProgressBar
-from onepass.data import Batches
+from onepass.data import Batches, RowSequence
+from onepass.data.rows import check_sequence, rows_of
 from onepass.history import History, Record
 from onepass.losses import Loss
 from onepass.nn import Layer
@@ -48,14 +49,9 @@ def _check_kind(name: str, value: object, kind: type, expected: str) -> None:
         raise TypeError(f"{name} is {value!r:.60}, expected {expected}{hint}")
 
 
-def _check_rows(names: tuple[str, str], x: object, y: object) -> None:
-    for name, array in zip(names, (x, y), strict=True):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} is a {type(array).__name__}, expected a NumPy array; make one with numpy.asarray")
-        if array.ndim == 0:
-            raise ValueError(f"{name} has no rows, its shape is ()")
-    assert isinstance(x, np.ndarray)
-    assert isinstance(y, np.ndarray)
+def _check_rows(names: tuple[str, str], x: RowSequence, y: RowSequence) -> None:
+    for name, rows in zip(names, (x, y), strict=True):
+        check_sequence(name, rows)
     if len(x) != len(y):
         raise ValueError(f"{names[0]} has {len(x)} rows and {names[1]} has {len(y)}, expected equally many")
 
@@ -139,11 +135,11 @@ class Trainer:
 
     def fit(
         self,
-        x: Array | Batches,
-        y: Array | None = None,
+        x: RowSequence | Batches,
+        y: RowSequence | None = None,
         epochs: int = 1,
         batch_size: int = 32,
-        validation: tuple[Array, Array] | Batches | None = None,
+        validation: tuple[RowSequence, RowSequence] | Batches | None = None,
         verbose: bool = False,
         drop_last: bool = False,
         *,
@@ -155,8 +151,9 @@ class Trainer:
     ) -> History:
         """Trains for ``epochs`` more epochs and returns their history.
 
-        ``x`` (N, ...) of the model's dtype and ``y`` (N, ...) are shuffled anew each epoch; or ``x`` is a
-        `data.Batches` and ``y`` None. ``validation=(x, y)``, or Batches, is evaluated after each epoch.
+        ``x`` (N, ...) of the model's dtype and ``y`` (N, ...), arrays, memory maps or sequences of rows, are shuffled
+        anew each epoch; without ``y``, ``x`` is a sequence of pairs, or `data.Batches` with what they can do.
+        ``validation=(x, y)``, or Batches, is evaluated after each epoch.
         ``verbose`` adds a `ProgressBar`. ``drop_last`` leaves out an epoch's last batch if it is smaller than the
         others (batch normalization cannot train on a batch of one row).
 
@@ -223,16 +220,25 @@ class Trainer:
                     callback.on_fit_end(self, history)
         return history
 
-    def _batches(self, x: Array | Batches, y: Array | None, batch_size: int, drop_last: bool) -> Batches:
+    def _batches(
+        self,
+        x: RowSequence | Batches,
+        y: RowSequence | None,
+        batch_size: int,
+        drop_last: bool = False,
+        shuffle: bool = True,
+    ) -> Batches:
         if isinstance(x, Batches):
             if y is not None:
                 raise ValueError("y is given beside Batches, which hold the targets already; expected None")
             return x
-        _check_rows(("x", "y"), x, y)
-        assert y is not None
-        return Batches(x, y, batch_size, seed=self.seed, drop_last=drop_last)
+        if y is not None:
+            _check_rows(("x", "y"), x, y)
+        return Batches(x, y, batch_size, shuffle, self.seed, drop_last)
 
-    def _epoch(self, loop: Loop, progress: Progress, validation: tuple[Array | Batches, Array | None] | None) -> Record:
+    def _epoch(
+        self, loop: Loop, progress: Progress, validation: tuple[RowSequence | Batches, RowSequence | None] | None
+    ) -> Record:
         started = perf_counter() - progress.seconds
         record, rate = loop.run(progress)
         if validation is not None:
@@ -267,45 +273,54 @@ class Trainer:
         """Ends a running `fit` after the current epoch; for callbacks."""
         self._stopped = True
 
-    def evaluate(self, x: Array | Batches, y: Array | None = None, batch_size: int = 1024) -> dict[str, float]:
+    def evaluate(
+        self, x: RowSequence | Batches, y: RowSequence | None = None, batch_size: int = 1024
+    ) -> dict[str, float]:
         """``{"loss": ..., "accuracy": ...}`` in inference mode; accuracy for classification only; then the metrics.
 
-        ``x`` (N, ...) and ``y`` (N, ...), or a `data.Batches` and None. The loss is the mean of the batches'
-        losses, each weighted with its number of rows.
+        ``x`` (N, ...) and ``y`` (N, ...) as in `fit`, or a `data.Batches` and None: epoch 0 of them, transforms
+        included. The loss is the mean of the batches' losses, each weighted with its number of rows.
         """
-        if isinstance(x, Batches):
-            batches = self._batches(x, y, 1, False)
-        else:
-            _check_rows(("x", "y"), x, y)
-            assert y is not None
-            batches = Batches(x, y, batch_size, shuffle=False)
         total, rows, correct = 0.0, 0, 0
         known: int | None = 0
         for metric in self.metrics:
             metric.reset()
-        for inputs, targets in batches.epoch(0):
-            prediction = self.model.forward(inputs, False)
-            known = self.loss.correct(prediction, targets)
-            correct += known or 0
-            total += self.loss(prediction, targets, False)[0] * len(inputs)
-            rows += len(inputs)
-            for metric in self.metrics:
-                metric.update(prediction, targets)
+        with closing(self._batches(x, y, batch_size, shuffle=False).epoch(0)) as batches:
+            for inputs, targets in batches:
+                prediction = self.model.forward(inputs, False)
+                known = self.loss.correct(prediction, targets)
+                correct += known or 0
+                total += self.loss(prediction, targets, False)[0] * len(inputs)
+                rows += len(inputs)
+                for metric in self.metrics:
+                    metric.update(prediction, targets)
         result = {"loss": total / rows}
         if known is not None:
             result["accuracy"] = correct / rows
         return {**result, **{metric.name: metric.value() for metric in self.metrics}}
 
-    def predict(self, x: Array, batch_size: int = 1024) -> Array:
+    def predict(self, x: RowSequence | Batches, batch_size: int = 1024) -> Array:
         """The model's output for every row, in inference mode, as a new array (N, ...).
 
-        For a classifier ``predict(x).argmax(axis=1)`` are the labels.
+        ``x`` as in `fit`, or `data.Batches` with ``shuffle=False``, transforms included. For a classifier
+        ``predict(x).argmax(axis=1)`` are the labels.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected >= 1")
-        return np.concatenate(
-            [
-                self.model.forward(x[start : start + batch_size], False).copy()
-                for start in range(0, max(len(x), 1), batch_size)
-            ]
-        )
+        forward = self.model.forward
+        if isinstance(x, Batches):
+            if x.shuffle:
+                raise ValueError("x are Batches that shuffle: what is predicted would be in another order")
+            with closing(x.epoch(0)) as batches:
+                return np.concatenate([forward(inputs, False).copy() for inputs, _ in batches])
+        starts = range(0, max(len(x), 1), batch_size)
+        rows = rows_of("x", x)
+        if (view := rows.view(gather=False)) is not None:
+            return np.concatenate([forward(view[start : start + batch_size], False).copy() for start in starts])
+        buffer = np.empty((min(batch_size, len(rows)), *rows.shape[1:]), rows.dtype)
+        found = []
+        for start in starts:
+            inputs = buffer[: len(rows) - start]
+            rows.take(np.arange(start, start + len(inputs)), inputs)
+            found.append(forward(inputs, False).copy())
+        return np.concatenate(found)

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from onepass._extras import require
 from onepass._loop import DivergedError
 from onepass.callbacks import Callback, Run
+from onepass.data import Batches, RowSequence, Sampler
 from onepass.nn.layer import check_integer
 from onepass.schedules import Schedule
 from onepass.trainer import Trainer
 
 __all__ = ["BatchSizeResult", "LRFindResult", "find_batch_size", "lr_find"]
 
-Array = NDArray[Any]
+ROWS = 4096  # of a run of find_batch_size, and at least 16 batches
 
 
 @contextmanager
@@ -94,8 +95,8 @@ class _EnoughError(Exception):
 
 def lr_find(
     trainer: Trainer,
-    x: Array,
-    y: Array,
+    x: RowSequence | Batches,
+    y: RowSequence | None = None,
     batch_size: int = 32,
     start: float = 1e-7,
     end: float = 10.0,
@@ -103,6 +104,8 @@ def lr_find(
     smoothing: float = 0.9,
 ) -> LRFindResult:
     """The learning-rate range test: one batch a step while the rate grows from ``start`` to ``end``.
+
+    ``x``, ``y`` and ``batch_size`` as in `Trainer.fit`: arrays, sequences, or `data.Batches`.
 
     It grows by the same factor each step, until the smoothed loss is four times the lowest one or no longer finite:
     Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; as in fastai. The suggestion is the rate where
@@ -126,12 +129,13 @@ def lr_find(
         raise ValueError(f"smoothing is {smoothing}, expected a number in [0, 1)")
     watch = _Watch(smoothing, 4.0)
     first = trainer.step
-    epochs = -(-steps // -(-len(x) // batch_size))
+    last_of_one = not isinstance(x, Batches) and len(x) % batch_size == 1
+    batches = x if isinstance(x, Batches) else Batches(x, y, batch_size, seed=trainer.seed, drop_last=last_of_one)
     with _restored(trainer):
         trainer.callbacks = [watch, _StopAfter(steps)]
         trainer.schedule = Schedule(lambda step: start * (end / start) ** ((step - first) / (steps - 1)), "lr_find")
         with suppress(_EnoughError, DivergedError):
-            trainer.fit(x, y, epochs=epochs, batch_size=batch_size, drop_last=len(x) % batch_size == 1)
+            trainer.fit(batches, epochs=-(-steps // len(batches)))
     rates = [start * (end / start) ** (step / (steps - 1)) for step in range(len(watch.losses))]
     lowest = int(np.argmin(watch.smoothed)) if watch.smoothed else 0
     if lowest < 3:
@@ -167,14 +171,31 @@ class BatchSizeResult:
         return "\n".join(lines)
 
 
+class _Some(Sampler):
+    """Any ``rows`` of ``population``, for what only takes time."""
+
+    def __init__(self, population: int, rows: int) -> None:
+        self.population, self.rows = population, rows
+
+    def draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        return generator.integers(self.population, size=self.rows)
+
+
 def find_batch_size(
-    trainer: Trainer, x: Array, y: Array, smallest: int = 8, largest: int = 4096, share: float = 0.9, rounds: int = 5
+    trainer: Trainer,
+    x: RowSequence | Batches,
+    y: RowSequence | None = None,
+    smallest: int = 8,
+    largest: int = 4096,
+    share: float = 0.9,
+    rounds: int = 5,
 ) -> BatchSizeResult:
     """How many rows a second training takes at powers of two from ``smallest`` to ``largest`` (or the number of rows).
 
     The suggestion is the smallest batch size that reaches ``share`` of the best: beyond it steps only get rarer. What a
     batch size does to the result is another question, which no time answers. For each size the median of ``rounds``
-    runs of at least ten milliseconds; on a busy machine the figures wander. The trainer is left as it was.
+    runs of at least ten milliseconds; on a busy machine the figures wander. The trainer is left as it was. Of
+    `data.Batches` the transforms and the prefetching count too; of large data some rows are drawn.
 
     >>> from onepass import losses, nn, optim
     >>> x, y = np.ones((64, 8), np.float32), np.zeros(64, np.int64)
@@ -188,20 +209,23 @@ def find_batch_size(
     check_integer("largest", largest, smallest)
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, expected a number in (0, 1]")
-    sizes = [smallest << shift for shift in range(64) if smallest << shift <= min(largest, len(x))]
+    batches = x if isinstance(x, Batches) else Batches(x, y, 1, seed=trainer.seed)
+    count = batches.rows if batches.sampler is None else batches.sampler.population
+    sizes = [smallest << shift for shift in range(64) if smallest << shift <= min(largest, count)]
     if not sizes:
-        raise ValueError(f"x has {len(x)} rows, fewer than smallest, {smallest}")
+        raise ValueError(f"x has {count} rows, fewer than smallest, {smallest}")
     rates = []
     with _restored(trainer):
         for size in sizes:
-            rows = slice(0, max(len(x) // size, 1) * size)
+            rows = min(count // size, max(ROWS // size, 16)) * size
+            some = batches.replace(batch_size=size, shuffle=True, sampler=_Some(count, rows))
             times: list[float] = []
             while len(times) < rounds + 1:  # the first one warms up
                 started, epochs = perf_counter(), 0
                 while perf_counter() - started < 0.01 or epochs == 0:
-                    trainer.fit(x[rows], y[rows], batch_size=size)
+                    trainer.fit(some)
                     epochs += 1
                 times.append((perf_counter() - started) / epochs)
-            rates.append(rows.stop / float(np.median(times[1:])))
+            rates.append(rows / float(np.median(times[1:])))
     best = max(rates)
     return BatchSizeResult(sizes, rates, next(s for s, rate in zip(sizes, rates, strict=True) if rate >= share * best))

@@ -20,7 +20,8 @@ def _dataset(trained: Trained, options: argparse.Namespace) -> tuple[Any, Any, s
     own = source == settings["data"]
     label = options.label if options.label is not None else settings["label"] if own else None
     try:
-        dataset = data.load(source, label, hold_out=own, classes=trained.meta["classes"])
+        mmap = own and settings.get("mmap", False)
+        dataset = data.load(source, label, hold_out=own, classes=trained.meta["classes"], mmap=mmap)
     except data.DataError as error:
         raise UsageError(str(error).replace("choose one with label", "choose one with --label")) from None
     held_out = dataset.x_test is not None

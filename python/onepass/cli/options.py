@@ -158,6 +158,7 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     add = train.add_argument
     add("data", type=_nonempty, help="digits, FILE.npz, FILE.csv or a folder of MNIST-format IDX files: see below")
     add("--label", type=_nonempty, metavar="COLUMN", help="of FILE.csv: name in the header, or number from 1")
+    add("--mmap", action="store_true", help="leave the features in FILE.npz (numpy.savez): for data larger than memory")
     add("--epochs", type=count, default=25, metavar="N", help="default: %(default)s")
     add("--batch-size", type=count, default=64, metavar="N", help="default: %(default)s")
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="default: %(default)s")

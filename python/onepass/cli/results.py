@@ -38,20 +38,25 @@ class Trained(NamedTuple):
 
     def predict(self, x: Any, called: str) -> Any:
         """Logits (N, classes) of raw rows (N, ...)."""
+        import math
+
         import numpy as np
 
         from onepass import data
 
-        features = x.reshape(len(x), -1).shape[1]
+        features = math.prod(x.shape[1:])
         if features != self.meta["features"]:
             raise UsageError(f"{called}: rows of {features} features, expected {self.meta['features']}")
         try:
-            rows = self.scaling.apply(x, self.meta["settings"]["dtype"])
+            return np.concatenate(
+                [
+                    self.model.forward(rows[at : at + 1024], False).copy()
+                    for _, rows in self.scaling.blocks(x, self.meta["settings"]["dtype"])
+                    for at in range(0, len(rows), 1024)
+                ]
+            )
         except data.DataError as error:
             raise UsageError(f"{called}: {error}") from None
-        return np.concatenate(
-            [self.model.forward(rows[at : at + 1024], False).copy() for at in range(0, len(rows), 1024)]
-        )
 
 
 def network(features: int, classes: int, settings: Mapping[str, Any]) -> nn.Sequential:

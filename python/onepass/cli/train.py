@@ -51,28 +51,47 @@ def _callbacks(options: argparse.Namespace, out: Path) -> list[callbacks.Callbac
     return [*found, callbacks.ProgressBar(held_out="test")]
 
 
-def _rows(options: argparse.Namespace) -> tuple[data.Dataset, data.Scaling, Any, Any]:
+def _batches(options: argparse.Namespace) -> tuple[data.Dataset, data.Scaling, data.Batches, data.Batches]:
     """The data set, the scaling of its training rows, and training and test rows scaled."""
     from onepass import data
 
     try:
-        dataset = data.load(options.data, options.label)
+        dataset = data.load(options.data, options.label, mmap=options.mmap)
     except data.DataError as error:
         raise UsageError(str(error).replace("choose one with label", "choose one with --label")) from None
+    try:
+        scaling = data.standardize(dataset.x)
+    except data.DataError as error:  # a memory map, which nobody has looked at
+        raise UsageError(f"{options.data}: training rows: {error}") from None
     assert dataset.x_test is not None
     assert dataset.y_test is not None
-    scaling = data.standardize(dataset.x)
-    try:
-        return dataset, scaling, scaling.apply(dataset.x, options.dtype), scaling.apply(dataset.x_test, options.dtype)
-    except data.DataError as error:
-        raise UsageError(f"{options.data}: test set: {error}") from None
+    drop_last = options.batch_norm and len(dataset.x) % options.batch_size == 1  # a last batch of one
+    how: dict[str, Any] = {}
+    x: data.RowSequence = dataset.x
+    x_test: data.RowSequence = dataset.x_test
+    if options.mmap:
+        standardize = data.transforms.Standardize(scaling.mean, scaling.std, options.dtype)
+        how = {"transform": [flatten, standardize], "prefetch": 2}
+    else:
+        try:
+            x, x_test = scaling.apply(x, options.dtype), scaling.apply(x_test, options.dtype)
+        except data.DataError as error:
+            raise UsageError(f"{options.data}: test set: {error}") from None
+    training = data.Batches(x, dataset.y, options.batch_size, seed=options.seed, drop_last=drop_last, **how)
+    test = data.Batches(x_test, dataset.y_test, 1024, shuffle=False, **how)
+    return dataset, scaling, training, test
 
 
-def _find(trainer: Trainer, x: Any, y: Any, options: argparse.Namespace, out: Path, output: Output) -> int:
+def flatten(x: Any, y: Any, generator: Any) -> tuple[Any, Any]:
+    """A transform: rows of features."""
+    return x.reshape(len(x), -1), y
+
+
+def _find(trainer: Trainer, batches: data.Batches, out: Path, output: Output) -> int:
     """Suggests a learning rate."""
     from onepass.tuning import lr_find
 
-    found = lr_find(trainer, x, y, batch_size=options.batch_size)
+    found = lr_find(trainer, batches)
     out.mkdir(parents=True, exist_ok=True)
     found.plot(out / "lr-find.png")
     output.line(f"suggested learning rate {found.suggestion:.2g}; wrote lr-find.png in {out}")
@@ -92,35 +111,30 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("argument --save-every: expected together with --resume")
     if options.threads is not None:
         onepass.set_threads(options.threads)
-    dataset, scaling, x, x_test = _rows(options)
-    assert dataset.y_test is not None
+    dataset, scaling, training, test = _batches(options)
+    features = len(scaling.mean)
     for module in (*EXTRAS, *(["tensorboardX"] if options.tensorboard else [])):
         require(module, "tensorboard" if module == "tensorboardX" else "train")
     if options.batch_norm and options.batch_size == 1:
         raise UsageError("argument --batch-size: 1, expected at least 2 with batch norm")
-    model = network(x.shape[1], dataset.classes, vars(options))
+    model = network(features, dataset.classes, vars(options))
     optimizer = _optimizer(options, model.parameters())
     lr = float(optimizer.param_groups[0]["lr"])
-    drop_last = options.batch_norm and len(x) % options.batch_size == 1  # a last batch of one
-    batches = len(x) // options.batch_size if drop_last else -(-len(x) // options.batch_size)
-    rate = schedule(options.schedule, lr, options.epochs, -(-batches // options.accumulate), options.warmup)
+    rate = schedule(options.schedule, lr, options.epochs, -(-len(training) // options.accumulate), options.warmup)
     loss = losses.CrossEntropy(label_smoothing=options.label_smoothing)
     watching = [] if options.lr_find else _callbacks(options, out)
     trainer = Trainer(model, loss, optimizer, rate, watching, seed=options.seed)
     output.line(
-        f"{options.data}: {len(x)} training and {len(x_test)} test rows, "
-        f"{x.shape[1]} features, {dataset.classes} classes" + (f", label: {dataset.label}" if dataset.label else "")
+        f"{options.data}: {training.rows} training and {test.rows} test rows, "
+        f"{features} features, {dataset.classes} classes" + (f", label: {dataset.label}" if dataset.label else "")
     )
     try:
         if options.lr_find:
-            return _find(trainer, x, dataset.y, options, out, output)
+            return _find(trainer, training, out, output)
         history = trainer.fit(
-            x,
-            dataset.y,
+            training,
             epochs=options.epochs,
-            batch_size=options.batch_size,
-            validation=(x_test, dataset.y_test),
-            drop_last=drop_last,
+            validation=test,
             resume=out / "checkpoints" if options.resume else None,
             save_every=options.save_every,
             accumulate=options.accumulate,
@@ -130,10 +144,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     except checkpoint.CheckpointError as error:
         raise UsageError(f"cannot resume: {error}") from None
     settings = {name: value for name, value in vars(options).items() if name != "command"}
-    accuracy = trainer.evaluate(x_test, dataset.y_test)["accuracy"]  # of the parameters that are kept
+    accuracy = trainer.evaluate(test)["accuracy"]  # of the parameters that are kept
     meta = {
         "settings": {**settings, "out": str(out), "lr": lr},
-        "features": x.shape[1],
+        "features": features,
         "classes": dataset.classes,
         "epoch": trainer.epoch,
         "step": trainer.step,

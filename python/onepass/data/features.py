@@ -36,7 +36,7 @@ def load_features(
     name = fspath(source)
     if name == "digits":
         rows = load_digits_split().x_test
-        assert rows is not None
+        assert isinstance(rows, np.ndarray)
         return rows
     path = Path(name)
     if not name or not path.exists():

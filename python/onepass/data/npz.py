@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass.data.dataset import DataError, Dataset, check
+from onepass.data.memory_map import open_npz
 
 __all__ = ["load_npz", "read_archive"]
 
@@ -44,16 +45,20 @@ def _names(source: str) -> list[str]:
         return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
 
-def load_npz(path: str | PathLike[str], classes: int | None = None) -> Dataset:
+def load_npz(path: str | PathLike[str], classes: int | None = None, mmap: bool = False) -> Dataset:
     """The data set in a ``.npz`` file (`numpy.savez`, `numpy.savez_compressed`).
 
     Arrays: ``x`` (N, ...) real and ``y`` (N,) integer labels 0 .. C-1; instead of these two,
     ``x_train`` and ``y_train``; with either, ``x_test`` and ``y_test`` if there is a test set. A
     capital ``X`` is as good. Pickled objects are never loaded. DataError where the file is missing,
     no archive, damaged, lacks an array, holds two such pairs, or holds something else.
+
+    ``mmap``: the features stay in the file (`open_npz`), which must not be compressed. Then they are not looked
+    through for NaN and infinities: training names the row where it meets one.
     """
     source = fspath(path)
-    arrays = read_archive(source, {name for pair in NAMES + TEST_NAMES for name in pair})
+    wanted = {name for pair in NAMES + TEST_NAMES for name in pair}
+    arrays = open_npz(source, wanted) if mmap else read_archive(source, wanted)
     found = [pair for pair in NAMES if arrays.keys() >= set(pair)]
     if len(found) > 1:
         both = " as well as ".join(" and ".join(pair) for pair in found)
@@ -67,4 +72,4 @@ def load_npz(path: str | PathLike[str], classes: int | None = None) -> Dataset:
     y_test = arrays.get("y_test")
     if (x_test is None) != (y_test is None):
         raise DataError(f"{source} holds only one of x_test and y_test, expected both or none")
-    return check(arrays[x], arrays[y], x_test, y_test, source, classes)
+    return check(arrays[x], arrays[y], x_test, y_test, source, classes, values=not mmap)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from onepass.data.dataset import DataError
+from onepass.data.rows import Rows, RowSequence, rows_of
 
 __all__ = ["Scaling", "standardize"]
 
-ROWS = 4096  # converted to float64 at a time
+ROWS, BYTES = 4096, 1 << 26  # converted to float64 at a time, at most
 
 
 @dataclass(frozen=True)
@@ -26,43 +29,76 @@ class Scaling:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
-    def apply(self, x: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def apply(self, x: RowSequence, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """The scaled rows of ``x`` (N, ...) as a new array (N, features) of ``dtype``.
 
-        DataError for a row so far from those of `standardize` that it overflows.
+        DataError for a row so far from those of `standardize` that it overflows. What memory cannot hold is scaled by
+        `blocks`, or batch by batch with `transforms.Standardize`.
         """
-        flat = x.reshape(len(x), -1)
-        out = np.empty(flat.shape, dtype)
-        for start in range(0, len(x), ROWS):
-            block = flat[start : start + ROWS].astype(np.float64)
-            scaled = out[start : start + ROWS]
+        rows = rows_of("x", x)
+        out = np.empty((len(rows), math.prod(rows.shape[1:])), dtype)
+        for start, scaled in self.blocks(rows, dtype):
+            out[start : start + len(scaled)] = scaled
+        return out
+
+    def blocks(self, x: RowSequence | Rows, dtype: DTypeLike = np.float32) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The same in pieces of a few thousand rows, each with the number of its first row."""
+        for start, block in _blocks(rows_of("x", x)):
             with np.errstate(over="ignore"):
-                scaled[...] = (block - self.mean) / self.std
+                block -= self.mean
+                block /= self.std
+                scaled = block.astype(dtype, copy=False)
             overflown = np.isinf(scaled).any(axis=1)
             if overflown.any():
                 row = start + int(overflown.argmax())
                 raise DataError(f"x is so far from the training rows in row {row} that scaling it overflows")
-        return out
+            yield start, scaled
 
 
-def standardize(x: NDArray[Any]) -> Scaling:
+def _blocks(rows: Rows) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The number of the first row, and some rows (n, features)."""
+    view = rows.view(gather=False)
+    count = max(1, min(ROWS, len(rows), BYTES // max(1, rows.dtype.itemsize * math.prod(rows.shape[1:]))))
+    buffer = np.empty((count, *rows.shape[1:]), rows.dtype) if view is None else None
+    for start in range(0, len(rows), count):
+        stop = min(start + count, len(rows))
+        if buffer is None:
+            assert view is not None
+            block = view[start:stop]
+        else:
+            block = buffer[: stop - start]
+            rows.take(np.arange(start, stop), block)
+        yield start, block.reshape(stop - start, -1).astype(np.float64)
+
+
+def standardize(x: RowSequence) -> Scaling:
     """The scaling that gives the rows of ``x`` zero mean and unit variance.
 
     A table (N, features) has one mean and deviation a column, and a constant column becomes 0.
     Images (N, height, width, ...) have one for all pixels, so that a pixel which is nearly always
-    blank is not blown up.
+    blank is not blown up. ``x`` is read twice, a few thousand rows at a time; it may be a memory map or
+    a sequence of rows. DataError where it holds NaN or inf, naming the row.
 
     >>> standardize(np.array([[0.0, 7.0], [2.0, 7.0]]))
     Scaling(mean=array([1., 7.]), std=array([1., 1.]))
     """
-    axis = 0 if x.ndim == 2 else None
-    flat = x.reshape(len(x), -1)
-    mean = np.broadcast_to(flat.mean(axis=axis, dtype=np.float64), flat.shape[1:])
-    squares = np.zeros(flat.shape[1])
-    for start in range(0, len(x), ROWS):
-        block = flat[start : start + ROWS].astype(np.float64) - mean
+    rows = rows_of("x", x)
+    one_each = len(rows.shape) == 2
+    features = math.prod(rows.shape[1:])
+    total = np.zeros(features if one_each else 1)
+    for start, block in _blocks(rows):
+        added = block.sum(axis=0) if one_each else block.sum()
+        if not np.isfinite(added).all():
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                raise DataError(f"x holds NaN or inf in row {start + int(finite.argmin())}")
+        total += added
+    mean = np.broadcast_to(total / (len(rows) * (1 if one_each else features)), (features,))
+    squares = np.zeros(features)
+    for _, block in _blocks(rows):
+        block -= mean
         squares += np.einsum("nf,nf->f", block, block)
-    variance = np.broadcast_to(squares.mean() if axis is None else squares, flat.shape[1:]) / len(x)
+    variance = np.broadcast_to(squares if one_each else squares.mean(), (features,)) / len(rows)
     std = np.sqrt(variance)
     constant = std <= 1e-7 * np.abs(mean)
     return Scaling(np.array(mean), np.where(constant, 1.0, std))
