@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -35,6 +36,16 @@ class Rows(NamedTuple):
 
     def at(self, index: Array) -> Rows:
         return Rows(self.x[index], self.target[index], None if self.weight is None else self.weight[index])
+
+    def counted(self) -> Rows:
+        """Without the rows whose weight is 0; no weights where all others are 1."""
+        weight = self.weight
+        if weight is None:
+            return self
+        if not weight.any():
+            raise ValueError("sample_weight, times class_weight, is zero in every row")
+        rows = self if weight.all() else self.at(weight > 0)
+        return rows._replace(weight=None) if np.isin(weight, (0, 1)).all() else rows
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -109,8 +120,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # ---- what a subclass says
 
-    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool) -> Rows:
-        """Checked and encoded; sets ``n_outputs_``, ``out_activation_`` and what else the labels say, where first."""
+    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool, classes: Any) -> Rows:
+        """Checked and encoded; sets ``n_outputs_``, ``out_activation_`` and what else the labels say, where first.
+
+        Args:
+            classes: of partial_fit, or None.
+        """
         raise NotImplementedError
 
     def _score_rows(self, output: Array, rows: Rows) -> float:
@@ -161,19 +176,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         network = self._network
         return network.predict(validate_data(self, x, reset=False, dtype=network.recipe.dtype, order="C"))
 
-    def _train(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
+    def _train(self, x: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any = None) -> Any:
         check_parameters(self)
         if incremental and self.early_stopping:
             raise ValueError("early_stopping is True, but partial_fit has no validation rows; expected False")
         first = not hasattr(self, "_network") or not (self.warm_start or incremental)
-        rows = self._rows(x, y, sample_weight, first, incremental)
-        if rows.weight is not None:
-            if not rows.weight.any():
-                raise ValueError("sample_weight, times class_weight, is zero in every row")
-            if not rows.weight.all():
-                rows = rows.at(rows.weight > 0)
-            if rows.weight is not None and (rows.weight == 1).all():
-                rows = rows._replace(weight=None)
+        rows = self._rows(x, y, sample_weight, first, incremental, classes).counted()
         self._random_state = check_random_state(self.random_state)
         self._make_network(rows.x, first)
         if not (incremental and self._network.has_optimizer):
@@ -208,17 +216,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _split(self, rows: Rows) -> tuple[Rows, Callable[[], float]]:
         """The rows that are trained on, and the score of the others."""
+        count = math.ceil(self.validation_fraction * len(rows.x))
+        if not 2 <= count < len(rows.x):
+            raise ValueError(
+                f"early_stopping would hold out {count} of {len(rows.x)} rows, expected 2 or more, and some to train "
+                "on; change validation_fraction"
+            )
         train, held_out = train_test_split(
             np.arange(len(rows.x)),
             random_state=self._random_state,
             test_size=self.validation_fraction,
             stratify=rows.target if self._may_stratify() else None,
         )
-        if len(held_out) < 2:
-            raise ValueError(
-                f"early_stopping: {len(held_out)} of {len(rows.x)} rows would be held out, expected 2 or more; "
-                "raise validation_fraction"
-            )
         validation, network = rows.at(held_out), self._network
         return rows.at(train), lambda: self._score_rows(network.predict(validation.x), validation)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onepass import nn
-from onepass.nn.buffer import Buffer
 from onepass.nn.layer import Array, Layer, Out
 from onepass.sklearn._solvers import SOLVERS
 
@@ -40,15 +39,13 @@ class PenalizedSequential(nn.Sequential):
         self.linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
         self.weights = [layer.weight for layer in self.linears]
         self.decay = 0.0
-        self._scaled = Buffer()
+        self._scaled = [np.empty_like(weight) for weight in self.weights]
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         dx = super().backward(dy, out)
         if self.decay:
-            for layer in self.linears:
-                weight = layer.weight
-                scaled = self._scaled.get(weight.shape, weight.dtype)
-                np.multiply(weight, self.decay, out=scaled)
+            for layer, scaled in zip(self.linears, self._scaled, strict=True):
+                np.multiply(layer.weight, self.decay, scaled)
                 layer.dweight += scaled
         return dx
 

@@ -162,11 +162,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             classes: all labels that will ever come; needed in the first call, if fit was not called before. For
                 multilabel y they are the columns, and None serves.
         """
-        self._classes = classes
-        try:
-            return self._train(X, y, sample_weight, incremental=True)
-        finally:
-            del self._classes
+        return self._train(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """The label of each row (rows,), or for multilabel y 0 and 1 (rows, outputs)."""
@@ -220,7 +216,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             right = self._encoded(output) == rows.target.reshape(len(output))
         return float(np.average(right, weights=rows.weight))
 
-    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool) -> Rows:
+    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool, classes: Any) -> Rows:
         x, y = self._checked(x, y, first)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -230,7 +226,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return Rows(x, self._multilabel_target(y, first, x.dtype), weight)
         if not first and self._multilabel:
             raise ValueError(f"y has shape {y.shape}, expected (rows, {self.n_outputs_}) as in the fit before")
-        encoded = self._encode(y, first, incremental)
+        encoded = self._encode(y, first, incremental, classes)
         if self.class_weight is not None:
             if incremental and isinstance(self.class_weight, str):
                 raise ValueError(
@@ -243,9 +239,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return Rows(x, encoded, weight)
         return Rows(x, encoded.astype(x.dtype).reshape(-1, 1), weight)
 
-    def _encode(self, y: Array, first: bool, incremental: bool) -> Array:
+    def _encode(self, y: Array, first: bool, incremental: bool, given: Any) -> Array:
         """The index of each label in ``classes_``, which is made where first, and checked otherwise."""
-        given = getattr(self, "_classes", None)
         found, encoded = np.unique(y, return_inverse=True)
         if first:
             if incremental and given is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
@@ -46,7 +47,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     def _score_rows(self, output: Array, rows: Rows) -> float:
         return float(r2_score(rows.target, output, sample_weight=rows.weight))
 
-    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool) -> Rows:
+    def _rows(self, x: Any, y: Any, sample_weight: Any, first: bool, incremental: bool, classes: Any) -> Rows:
         x, y = self._checked(x, y, first, y_numeric=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -55,4 +56,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
             self.n_outputs_, self.out_activation_ = y.shape[1], "identity"
         elif y.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {y.shape[1]} outputs, expected {self.n_outputs_} as in the fit before")
-        return Rows(x, y.astype(x.dtype, copy=False), sample_weights(sample_weight, len(x), x.dtype.name))
+        with np.errstate(over="ignore"):  # the trainer says where y is infinite
+            target = y.astype(x.dtype, copy=False)
+        return Rows(x, target, sample_weights(sample_weight, len(x), x.dtype.name))
