@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pandas
@@ -403,6 +404,11 @@ def test_an_interrupted_fit_warns_and_keeps_what_it_has():
 def test_no_convergence_is_warned_of():
     with pytest.warns(ConvergenceWarning, match="max_iter=2"):
         MLPClassifier(max_iter=2).fit(X, TARGETS["binary"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MLPClassifier(max_iter=2, n_iter_no_change=np.inf).fit(X, TARGETS["binary"])
+        MLPClassifier(tol=10.0, n_iter_no_change=1).fit(X, TARGETS["binary"])
+        MLPClassifier(max_iter=2).partial_fit(X, TARGETS["binary"], classes=["no", "yes"])
 
 
 def test_a_failed_training_says_what_helps():
@@ -502,7 +508,7 @@ def test_pipeline_search_and_curves():
     search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(x, y)
     assert search.best_score_ > 0.85
     assert search.best_params_["mlpclassifier__alpha"] == 1e-4
-    assert cross_val_score(pipeline, x, y, cv=3).min() > 0.85
+    assert cross_val_score(pipeline, x, y, cv=3).min() > 0.8
     sizes, _, scores = learning_curve(pipeline, x, y, cv=3, train_sizes=[0.1, 1.0], exploit_incremental_learning=False)
     assert sizes.tolist() == [40, 400]
     assert scores[1].mean() > scores[0].mean()

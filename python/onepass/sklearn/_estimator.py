@@ -246,12 +246,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         try:
             trainer.fit(batches, epochs=1 if incremental else int(self.max_iter))
         except DivergedError as error:
-            remedy = "" if "repair" in error.args[1] else "; lower learning_rate_init, or scale X and y"
-            raise ValueError(f"{error.args[0]}{remedy}") from error
+            what, remedy = error.args
+            remedy = remedy if "repair" in remedy else "lower learning_rate_init, or scale X and y"
+            raise ValueError(f"{what}; {remedy}") from error
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         else:
-            if not (incremental or watch.converged):
+            if not (incremental or watch.converged or self.n_iter_no_change == math.inf):
                 warnings.warn(
                     f"after max_iter={self.max_iter} epochs the training has not converged", ConvergenceWarning, 4
                 )

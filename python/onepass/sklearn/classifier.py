@@ -43,7 +43,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
     max_iter : int, default 200
-        Epochs.
+        Epochs at most.
     shuffle : bool, default True
     random_state : int, RandomState or None (default)
     tol : float, default 1e-4
@@ -60,6 +60,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     beta_1, beta_2, epsilon : float, default 0.9, 0.999, 1e-8
         Of "adam", "adamw", "adamax", "nadam" and "radam".
     n_iter_no_change : int or inf, default 10
+        inf: ``max_iter`` epochs, without the ConvergenceWarning that this number otherwise ends with.
     class_weight : dictionary label -> weight, "balanced" or None (default)
         Multiplies the rows' weights. "balanced": all classes weigh the same together. Not for multilabel y.
     batch_norm : bool, default False
@@ -86,7 +87,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     >>> from sklearn.datasets import load_digits
     >>> x, y = load_digits(return_X_y=True)
-    >>> model = MLPClassifier(max_iter=20, tol=0.01, n_iter_no_change=2, random_state=0)
+    >>> model = MLPClassifier(learning_rate_init=0.01, tol=0.01, n_iter_no_change=2, random_state=0)
     >>> bool(model.fit(x / 16, y).score(x / 16, y) > 0.95)
     True
     """

@@ -25,7 +25,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
 
     >>> x = np.linspace(-1, 1, 200).reshape(100, 2)
     >>> y = x @ [1.0, -2.0]
-    >>> model = MLPRegressor((32,), learning_rate_init=0.01, random_state=0).fit(x, y)
+    >>> model = MLPRegressor((32,), learning_rate_init=0.02, batch_size=20, random_state=0).fit(x, y)
     >>> bool(model.score(x, y) > 0.99), model.predict(x).shape
     (True, (100,))
     """
