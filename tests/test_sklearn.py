@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pandas
@@ -25,7 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import onepass
 from onepass import schedules
-from onepass.sklearn import MLPClassifier, MLPRegressor
+from onepass.sklearn import MLPClassifier, MLPRegressor, _estimator
 from onepass.sklearn._solvers import SOLVERS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -554,15 +555,35 @@ def test_sparse_multilabel_targets():
     assert dense.classes_.tolist() == [0, 1, 2]
 
 
-def test_dtypes_are_kept_and_nothing_is_copied_but_once():
+def test_dtypes_are_kept():
     x = X.astype(np.float32)
-    model = MLPRegressor(max_iter=2, shuffle=False).fit(x, TARGETS["one output"])
-    assert model.predict(X).dtype == np.float32
-    assert np.shares_memory(model._network.model.linears[0]._x, x) is False  # predict's
-    model.fit(x, TARGETS["one output"])
-    assert np.shares_memory(model._network.model.linears[0]._x, x)
+    model = MLPRegressor(max_iter=2).fit(x, TARGETS["one output"])
+    assert model.predict(X).dtype == model.coefs_[0].dtype == np.float32
     assert model.predict(np.arange(10).reshape(2, 5)).shape == (2,)
     assert MLPRegressor(max_iter=2).fit(X, TARGETS["one output"]).predict(x).dtype == np.float64
+
+
+@pytest.mark.parametrize("settings", [{}, {"shuffle": False}])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_data_are_not_copied_and_not_kept(dtype, settings, monkeypatch):
+    given = []
+
+    class Spy(_estimator.RowBatches):
+        def __init__(self, x, y, *more, **options):
+            given.append((x, y))
+            super().__init__(x, y, *more, **options)
+
+    monkeypatch.setattr(_estimator, "RowBatches", Spy)
+    x, y = X.astype(dtype), LINEAR.astype(dtype)
+    model = MLPRegressor(max_iter=2, batch_size=50, **settings).fit(x, y)
+    ((seen_x, seen_y),) = given
+    assert np.shares_memory(seen_x, x)
+    assert np.shares_memory(seen_y, y)
+    given.clear()
+    model.predict(x)
+    gone = weakref.ref(x)
+    del x, seen_x
+    assert gone() is None
 
 
 # ---- nonsense
@@ -590,8 +611,9 @@ NONSENSE = [
     ({"beta_2": 1.0}, ValueError, r"beta_2 is 1.0, expected a number in \[0, 1\)"),
     ({"dropout": 1}, ValueError, r"dropout is 1, expected a number in \[0, 1\)"),
     ({"n_iter_no_change": 0.5}, TypeError, r"n_iter_no_change is 0.5, expected an integer >= 1 or numpy.inf"),
-    ({"validation_fraction": 1.0}, ValueError, r"validation_fraction is 1.0, expected a number in \(0, 1\)"),
+    ({"validation_fraction": 1.0}, ValueError, r"validation_fraction is 1.0, expected a number in \[0, 1\)"),
     ({"early_stopping": True, "validation_fraction": 0.001}, ValueError, r"early_stopping would hold out 1 of 110"),
+    ({"early_stopping": True, "validation_fraction": 0}, ValueError, r"early_stopping would hold out 0 of 110"),
     ({"solver_options": {"lr": 1}}, ValueError, r"solver_options has 'lr'.*it is learning_rate_init"),
     ({"solver_options": {"betaz": 1}}, ValueError, r"solver_options has 'betaz', which solver 'adam' does not"),
     ({"solver_options": "fast"}, TypeError, r"solver_options is 'fast', expected a dictionary or None"),

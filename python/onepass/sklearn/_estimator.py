@@ -258,5 +258,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 )
         finally:
             network.step = trainer.step
+            network.release()
         if not all(np.isfinite(array).all() for array in network.model.state().values()):
             raise ValueError("the last step gave parameters that are not finite; lower learning_rate_init, or scale X")

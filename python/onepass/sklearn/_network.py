@@ -135,7 +135,12 @@ class Network:
         with self._lock:  # layers compute into buffers of their own
             for start in range(0, len(x), CHUNK):
                 out[start : start + CHUNK] = self.model.forward(x[start : start + CHUNK], False)
+            self.release()
         return out
+
+    def release(self) -> None:
+        """Layers remember their last input, which may be a view of somebody's data: now it is a row of zeros."""
+        self.model.forward(np.zeros((1, self.recipe.units[0]), self.recipe.dtype), False)
 
     def __getstate__(self) -> dict[str, Any]:
         optimizer = None if self._solver is None else self.optimizer.state_dict()

@@ -21,7 +21,7 @@ _NUMBERS = {  # the interval, and whether its ends belong to it
     "power_t": (0, math.inf, "[)"),
     "tol": (0, math.inf, "[)"),
     "momentum": (0, 1, "[]"),
-    "validation_fraction": (0, 1, "()"),
+    "validation_fraction": (0, 1, "[)"),
     "beta_1": (0, 1, "[)"),
     "beta_2": (0, 1, "[)"),
     "epsilon": (0, math.inf, "()"),
