@@ -120,7 +120,7 @@ def cases(selection: Selection) -> list[Case]:
     found = []
     for sizes, batch, size, goal in SHAPES:
         problem = Problem(sizes, batch)
-        torch = torch_training.entries(partial(torch_model, problem), problem.params, problem.x, problem.y, images=False)
+        torch = torch_training.entries(partial(torch_model, problem), problem.data, images=False)
         entries = (
             Entry("onepass", partial(_onepass, problem), ("scipy",)),
             *torch,

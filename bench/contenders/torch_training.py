@@ -62,10 +62,8 @@ def contender(
     return Contender(run, lambda: result)
 
 
-def entries(
-    make_model: MakeModel, params: Callable[[], list[Array]], x: Callable[[], Array], y: Callable[[], Array], images: bool
-) -> list[Entry]:
-    """images: channels last takes part."""
+def entries(make_model: MakeModel, data: Callable[[], tuple[list[Array], Array, Array]], images: bool) -> list[Entry]:
+    """data: parameters, x and y, in new memory every time; images: channels last takes part."""
     variants: dict[str, dict[str, bool]] = {"torch": {}}
     if images:
         variants["torch channels last"] = {"channels_last": True}
@@ -74,6 +72,6 @@ def entries(
         variants["torch.compile, Adam too"] = {"compiled": True, "optimizer_too": True}
 
     def make(options: dict[str, bool]) -> Contender:
-        return contender(make_model, params(), x(), y(), **options)
+        return contender(make_model, *data(), **options)
 
     return [Entry(name, partial(make, options), ("torch",)) for name, options in variants.items()]
