@@ -65,4 +65,5 @@ def max_pool2d(x: Array) -> Array:
 def max_pool2d_backward(dy: Array, x: Array, y: Array) -> Array:
     """Every largest element of a window gets its gradient: right where there is one, or where ties do not matter."""
     largest = _windows(x) == y[:, :, :, None, :, None]
-    return (largest * dy[:, :, :, None, :, None]).reshape(x.shape)
+    dx: Array = largest * dy[:, :, :, None, :, None]
+    return dx.reshape(x.shape)

@@ -213,7 +213,7 @@ def test_a_step_without_its_optimizer_is_found_out() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optim.Adam, "step", lambda self, grads: None)
-        with pytest.raises(agreement.AgreementError, match=r"onepass: losses\[1\]"):
+        with pytest.raises(agreement.AgreementError, match=r"onepass: losses\[4\]"):
             run.build(case_of(training, "/64-128-128-10/batch_32"))
 
 

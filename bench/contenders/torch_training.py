@@ -58,7 +58,7 @@ def contender(
         loss.backward()
         update()
 
-    result = first_steps(run, lambda: loss.item(), lambda: [param.grad for param in trained])
+    result = first_steps(run, lambda: loss.item(), lambda: [param.grad.numpy() for param in trained])
     return Contender(run, lambda: result)
 
 
@@ -72,6 +72,7 @@ def entries(make_model: MakeModel, data: Callable[[], tuple[list[Array], Array, 
         variants["torch.compile, Adam too"] = {"compiled": True, "optimizer_too": True}
 
     def make(options: dict[str, bool]) -> Contender:
-        return contender(make_model, *data(), **options)
+        params, x, y = data()
+        return contender(make_model, params, x, y, **options)
 
     return [Entry(name, partial(make, options), ("torch",)) for name, options in variants.items()]
