@@ -208,6 +208,15 @@ def test_goals_of_training(topic: Any, part: str, goals: dict[str, float]) -> No
         assert any(goal.meets(entry.name) for entry in found.entries)
 
 
+def test_a_convolution_that_forgets_its_relu_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onepass import kernels
+
+    conv2d = kernels.conv2d
+    monkeypatch.setattr(kernels, "conv2d", lambda *arguments, relu, out: conv2d(*arguments, out=out))
+    with pytest.raises(agreement.AgreementError, match="with ReLU"):
+        run.build(case_of(convolution, "conv2d/forward/64x16x14x14"))
+
+
 def test_a_step_without_its_optimizer_is_found_out() -> None:
     from onepass import optim
 

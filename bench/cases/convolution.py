@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bench import arrays, numpy_images, peers
+from bench import agreement, arrays, numpy_images, peers
 from bench.case import Array, Case, Contender, Entry, Result, size_class
 from bench.selection import Selection
 
@@ -93,12 +94,25 @@ def _kept(run: Any) -> tuple[Any, Any]:
     return keeping, lambda: kept[0]
 
 
-def _onepass_forward(problem: Problem, relu_too: bool) -> Contender:
+def _onepass_forward(problem: Problem) -> Contender:
+    run, out = _onepass_call(problem, relu=False)
+    return Contender(run, lambda: {"y": out})
+
+
+def _onepass_relu(problem: Problem) -> Contender:
+    """Has to give what a ReLU makes of the other row's result, which is compared with float64."""
+    (plain, y), (run, out) = _onepass_call(problem, relu=False), _onepass_call(problem, relu=True)
+    plain()
+    run()
+    agreement.check(f"conv2d/forward/{problem.name}: with ReLU", {"y": out}, {"y": np.maximum(y, 0)}, 1e-6, 1e-6)
+    return Contender(run)
+
+
+def _onepass_call(problem: Problem, relu: bool) -> tuple[Callable[[], object], Array]:
     conv2d = peers.load("onepass.kernels").conv2d
     x, weight, bias = problem.x(), problem.weight(), problem.bias()
     out = arrays.full((problem.shape[0], problem.outputs, *problem.sides), 0.0)
-    run = partial(conv2d, x, weight, bias, problem.stride, problem.padding, relu=relu_too, out=out)
-    return Contender(run, dict if relu_too else lambda: {"y": out})
+    return partial(conv2d, x, weight, bias, problem.stride, problem.padding, relu=relu, out=out), out
 
 
 def _onepass_backward(problem: Problem) -> Contender:
@@ -171,8 +185,8 @@ def _convolution(problem: Problem) -> list[Case]:
     elements = max(math.prod(problem.shape), problem.pixels * problem.outputs)
     size = size_class(elements)
     forward = (
-        Entry("onepass", partial(_onepass_forward, problem, False), ("scipy",)),
-        Entry("onepass with ReLU", partial(_onepass_forward, problem, True), ("scipy",)),
+        Entry("onepass", partial(_onepass_forward, problem), ("scipy",)),
+        Entry("onepass with ReLU", partial(_onepass_relu, problem), ("scipy",)),
         Entry("torch", partial(_torch_forward, problem, False), ("torch",)),
         Entry("torch channels last", partial(_torch_forward, problem, True), ("torch",)),
         Entry("JAX", partial(_jax_forward, problem), ("jax",)),
