@@ -42,6 +42,8 @@ class Entry:
     """The entry that moves the same bytes and computes nothing."""
     base: str | None = None
     """The contender that its ratio is taken to, where it is not the case's."""
+    bare: str | None = None
+    """The entry that makes the same native calls and nothing else: what this one takes longer is Python's."""
 
 
 @dataclass(frozen=True)

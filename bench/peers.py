@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-PEERS = ("torch", "jax", "optax", "numba", "deepspeed")
+PEERS = ("torch", "jax", "optax", "numba", "sklearn", "deepspeed")
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the name is not the module's
 _state = {"threads": 1, "compile": False}
 
 
@@ -38,13 +39,17 @@ def compiling() -> bool:
 
 
 def installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    """A module, or one of a package: "onepass.sklearn"."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package itself
+        return False
 
 
 def version(name: str) -> str | None:
     """None where it is not installed."""
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
     except importlib.metadata.PackageNotFoundError:
         return None
 

@@ -30,6 +30,8 @@ class Row:
     median: float | None = None
     ratio: float | None = None
     share: float | None = None
+    python: float | None = None
+    """Seconds that Python adds to the native calls."""
     samples: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -112,13 +114,14 @@ def run(case: Case, plan: timing.Plan) -> CaseResult:
         if entry.name in notes:
             rows.append(Row(entry.name, note=notes[entry.name]))
             continue
-        base, limit, name = entry.base or case.base, entry.limit, entry.name
+        base, limit, bare, name = entry.base or case.base, entry.limit, entry.bare, entry.name
         rows.append(
             Row(
                 name,
                 timing.median(samples, name),
                 timing.ratio(samples, name, base) if base in samples else None,
                 timing.ratio(samples, limit, name) if limit in samples else None,
+                timing.difference(samples, name, bare) if bare in samples else None,
                 list(samples[name].values()),
             )
         )

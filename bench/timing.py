@@ -95,7 +95,16 @@ def median(samples: Samples, name: str) -> float:
     return statistics.median(samples[name].values())
 
 
+def _common(samples: Samples, one: str, other: str) -> set[int]:
+    return samples[one].keys() & samples[other].keys()
+
+
+def difference(samples: Samples, one: str, other: str) -> float:
+    """How many seconds longer one took: median over the rounds that both ran in."""
+    return statistics.median(samples[one][r] - samples[other][r] for r in _common(samples, one, other))
+
+
 def ratio(samples: Samples, numerator: str, denominator: str) -> float:
     """How many times longer the numerator took: median over the rounds that both ran in."""
-    rounds = samples[numerator].keys() & samples[denominator].keys()
+    rounds = _common(samples, numerator, denominator)
     return statistics.median(samples[numerator][r] / samples[denominator][r] for r in rounds)

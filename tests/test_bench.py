@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ sys.path.insert(0, str(ROOT))
 
 from bench import agreement, arrays, peers, report, run, selection, timing  # noqa: E402
 from bench.case import Case, Contender, Entry, Goal  # noqa: E402
-from bench.cases import data, vanishing  # noqa: E402
-from bench.contenders import deepspeed_updates  # noqa: E402
+from bench.cases import (  # noqa: E402
+    convolution,
+    data,
+    numpy_loop_step,
+    python_cost,
+    training,
+    training_cnn,
+    training_digits,
+    vanishing,
+)
+from bench.contenders import deepspeed_updates, native_calls  # noqa: E402
 from bench.contenders.problem import Problem  # noqa: E402
 
 PLAN = timing.Plan(rounds=2, sample=1e-5, budget=0.1, least=1)
@@ -31,6 +41,11 @@ def contender(value: float) -> Contender:
 def case(*entries: Entry, goals: tuple[Goal, ...] = ()) -> Case:
     everyone = (Entry("onepass", lambda: contender(2.0), limit="limit"), *entries)
     return Case("group/case", "small", everyone, lambda: {"out": np.full(100, 2.0)}, goals)
+
+
+def case_of(topic: Any, part: str) -> Case:
+    (found,) = [case for case in topic.cases(selection.Selection((), frozenset())) if part in case.name]
+    return found
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -116,6 +131,122 @@ def test_goal_is_measured_against_the_fastest_match() -> None:
 def test_ratio_is_the_median_over_common_rounds() -> None:
     samples = {"a": {0: 2.0, 1: 9.0, 2: 6.0}, "b": {0: 1.0, 2: 2.0}}
     assert timing.ratio(samples, "a", "b") == 2.5
+
+
+def test_python_cost_is_the_median_difference_and_its_share() -> None:
+    samples = {"onepass": {0: 5.0, 1: 9.0, 2: 7.0}, "bare": {0: 4.0, 2: 4.0}}
+    assert timing.difference(samples, "onepass", "bare") == 2.0
+    assert report.python_cost(run.Row("onepass", median=1e-4, python=2.5e-5)) == "25.0 us, 25%"
+    assert report.python_cost(run.Row("onepass", median=1e-4)) == ""
+
+
+def test_python_cost_stands_in_the_table() -> None:
+    entries = (Entry("onepass", lambda: contender(2.0), bare="bare"), Entry("bare", lambda: contender(2.0)))
+    result = run.run(replace(case(), entries=entries), PLAN)
+    assert result.rows[0].python is not None
+    assert result.rows[1].python is None
+    assert " us, " in report.table([result])
+
+
+def test_recorded_native_calls_are_all_calls_and_leave_the_core_as_it_was() -> None:
+    from onepass import _core, kernels
+
+    before = {name: value for name, value in vars(_core).items() if callable(value)}
+    out = np.empty((2, 2), np.float32)
+    x = np.array([[-1.0, 2.0], [3.0, -4.0]], np.float32)
+    step = _core.Plan.step
+
+    def some() -> None:
+        kernels.relu(x, out=out)
+        kernels.softmax_cross_entropy(out, np.array([0, 1]))
+
+    calls = native_calls.recorded(some)
+    assert [call.func.__name__ for call in calls] == ["activate", "softmax_cross_entropy"]
+    assert {name: value for name, value in vars(_core).items() if callable(value)} == before
+    assert _core.Plan.step is step
+    out.fill(7.0)
+    calls[0]()
+    np.testing.assert_array_equal(out, [[0.0, 2.0], [3.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("topic", "part"),
+    [
+        (training, "/64-128-128-10/batch_32"),
+        (training_cnn, "/cnn/"),
+        (training_digits, "/batch_200/alpha_0.0001"),
+        (python_cost, "/4-4-4-2/"),
+        (numpy_loop_step, "/64-128-10/"),
+        (convolution, "conv2d/forward/64x16x14x14"),
+        (convolution, "conv2d/backward/64x16x14x14"),
+        (convolution, "max_pool2d/forward/64x32x14x14"),
+        (convolution, "max_pool2d/backward/64x32x14x14"),
+    ],
+)
+def test_contenders_of_training_agree(topic: Any, part: str) -> None:
+    found = case_of(topic, part)
+    contenders, notes = run.build(found)
+    assert set(contenders) | set(notes) == {entry.name for entry in found.entries}
+    assert {name: note for name, note in notes.items() if not note.startswith("absent: ")} == {}
+    assert {name for name, who in contenders.items() if not who.result()} <= {"onepass with ReLU", "onepass.sklearn"}
+
+
+@pytest.mark.parametrize(
+    ("topic", "part", "goals"),
+    [
+        (training, "/64-128-128-10/batch_32", {"torch": 4.0}),
+        (training, "/64-128-128-10/batch_256", {"torch": 2.5}),
+        (training, "/784-512-512-10/batch_128", {"torch": 1.2}),
+        (training_cnn, "/cnn/", {"torch|torch channels last": 1.0}),
+        (training_digits, "/batch_200/alpha_0.0001", {"scikit-learn": 5.0}),
+        (training_digits, "/batch_64/alpha_0.0001", {"scikit-learn": 5.0}),
+    ],
+)
+def test_goals_of_training(topic: Any, part: str, goals: dict[str, float]) -> None:
+    found = case_of(topic, part)
+    assert {goal.against: goal.at_least for goal in found.goals if goal.contender == "onepass"} == goals
+    for goal in found.goals:
+        assert any(goal.meets(entry.name) for entry in found.entries)
+
+
+def test_a_convolution_that_forgets_its_relu_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onepass import kernels
+
+    conv2d = kernels.conv2d
+    monkeypatch.setattr(kernels, "conv2d", lambda *arguments, relu, out: conv2d(*arguments, out=out))
+    with pytest.raises(agreement.AgreementError, match="with ReLU"):
+        run.build(case_of(convolution, "conv2d/forward/64x16x14x14"))
+
+
+def test_a_step_without_its_optimizer_is_found_out() -> None:
+    from onepass import optim
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim.Adam, "step", lambda self, grads: None)
+        with pytest.raises(agreement.AgreementError, match=r"onepass: losses\[4\]"):
+            run.build(case_of(training, "/64-128-128-10/batch_32"))
+
+
+def test_digits_without_the_decay_are_found_out() -> None:
+    pytest.importorskip("sklearn")
+    with_decay, without = (training_digits.Problem(200, alpha) for alpha in (1e-4, 0.0))
+    result = training_digits._onepass(without).result()
+    agreement.check("without", result, without.expected(), 1e-3, 1e-4)
+    with pytest.raises(agreement.AgreementError, match="param"):
+        agreement.check("without", result, with_decay.expected(), 1e-3, 1e-4)
+
+
+def test_an_estimator_with_weights_of_its_own_comes_to_a_comparable_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    problem = training_digits.Problem(200, 1e-4)
+    training_digits._estimator("sklearn.neural_network", problem)
+    monkeypatch.setattr(training_digits, "LR", 3e-4)
+    slow, fit = training_digits._classifier("sklearn.neural_network", problem)
+    fit(training_digits.LONG - 1)
+    monkeypatch.setattr(training_digits, "LR", 1e-3)
+    monkeypatch.setattr(training_digits, "_classifier", lambda *_: (slow, lambda _: None))
+    with pytest.raises(agreement.AgreementError, match="loss after 30 epochs"):
+        training_digits._estimator("sklearn.neural_network", problem)
 
 
 @pytest.mark.parametrize("rule", vanishing.RULES)

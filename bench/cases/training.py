@@ -12,6 +12,7 @@ from bench import arrays, peers
 from bench.case import Array, Case, Contender, Entry, Goal, Result
 from bench.cases.batch_norm import EPS, backward, forward
 from bench.cases.cross_entropy import numpy_loss
+from bench.contenders import jax_training, numpy_training, onepass_training, torch_training
 from bench.selection import Selection
 
 # layer sizes, batch, size class, and how many times faster than torch
@@ -26,6 +27,10 @@ SHAPES = (
 class Problem:
     sizes: tuple[int, ...]
     batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{'-'.join(map(str, self.sizes))}/batch_{self.batch}"
 
     def x(self) -> Array:
         return arrays.copy(arrays.normal((self.batch, self.sizes[0]), seed=1))
@@ -45,15 +50,8 @@ class Problem:
             found += [np.ones(outputs), np.zeros(outputs)]
         return [arrays.copy(param) for param in found[:-2]]
 
-    def result(self, loss: Any, gradients: list[Any]) -> Result:
-        """Of the first step. Parameters tell less: where a gradient is zero but for rounding, as a
-        bias' before batch norm, Adam's first step goes up or down by chance."""
-        found = {f"gradient[{i}]": np.asarray(gradient) for i, gradient in enumerate(gradients)}
-        return {"loss": np.asarray(float(loss)), **found}
-
-    def expected(self) -> Result:
-        params = [param.astype(np.float64) for param in self.params()]
-        return self.result(*loss_and_gradients(params, self.x().astype(np.float64), self.y()))
+    def data(self) -> tuple[list[Array], Array, Array]:
+        return self.params(), self.x(), self.y()
 
 
 def loss_and_gradients(params: list[Array], x: Array, y: Array) -> tuple[float, list[Array]]:
@@ -77,120 +75,64 @@ def loss_and_gradients(params: list[Array], x: Array, y: Array) -> tuple[float, 
     return loss, gradients
 
 
+def _model(problem: Problem, nn: Any, batch_norm: Any) -> Any:
+    """Of onepass.nn or torch.nn."""
+    layers: list[Any] = []
+    for inputs, outputs in zip(problem.sizes[:-1], problem.sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), batch_norm(outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-2])
+
+
+def onepass_model(problem: Problem) -> Any:
+    nn = peers.load("onepass.nn")
+    return _model(problem, nn, nn.BatchNorm)
+
+
+def torch_model(problem: Problem, nn: Any) -> Any:
+    return _model(problem, nn, nn.BatchNorm1d)
+
+
 def _onepass(problem: Problem) -> Contender:
-    nn, optim = peers.load("onepass.nn"), peers.load("onepass.optim")
-    layers: list[Any] = []
-    for inputs, outputs in zip(problem.sizes[:-1], problem.sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.BatchNorm(outputs), nn.ReLU()]
-    model = nn.Sequential(*layers[:-2])
-    for param, value in zip(model.parameters(), problem.params(), strict=True):
-        param[...] = value
-    optimizer = optim.Adam(model.parameters())
-    loss_and_grad = peers.load("onepass.losses").CrossEntropy()
-    x, y = problem.x(), problem.y()
-    kept: list[float] = [0.0]
-
-    def run() -> None:
-        logits = model.forward(x, training=True)
-        kept[0], grad = loss_and_grad(logits, y, grad=logits)
-        model.backward(grad, out=False)
-        optimizer.step(model.gradients())
-
-    return Contender(run, lambda: problem.result(kept[0], model.gradients()))
+    return onepass_training.contender(onepass_model(problem), *problem.data())
 
 
-def _torch(problem: Problem) -> Contender:
-    torch = peers.load("torch")
-    nn = torch.nn
-    layers: list[Any] = []
-    for inputs, outputs in zip(problem.sizes[:-1], problem.sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
-    model = nn.Sequential(*layers[:-2])
-    with torch.no_grad():
-        for param, value in zip(model.parameters(), problem.params(), strict=True):
-            param.copy_(torch.from_numpy(value))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    x, y = torch.from_numpy(problem.x()), torch.from_numpy(problem.y())
-    kept: list[Any] = [None]
-
-    def run() -> None:
-        optimizer.zero_grad()
-        kept[0] = nn.functional.cross_entropy(model(x), y)
-        kept[0].backward()
-        optimizer.step()
-
-    def result() -> Result:
-        return problem.result(kept[0].item(), [param.grad for param in model.parameters()])
-
-    return Contender(run, result)
+def _jax_logits(params: Any, x: Any) -> Any:
+    jax = peers.load("jax")
+    for i in range(0, len(params) - 2, 4):
+        weight, bias, gamma, beta = params[i : i + 4]
+        x = jax.nn.relu(forward(jax.numpy, x @ weight.T + bias, gamma, beta, (0,))[0])
+    return x @ params[-2].T + params[-1]
 
 
 def _jax(problem: Problem) -> Contender:
-    jax, optax = peers.load("jax"), peers.load("optax")
-    np_ = jax.numpy
-    optimizer = optax.adam(1e-3)
-
-    def loss_of(params: Any, x: Any, y: Any) -> Any:
-        for i in range(0, len(params) - 2, 4):
-            weight, bias, gamma, beta = params[i : i + 4]
-            x = jax.nn.relu(forward(np_, x @ weight.T + bias, gamma, beta, (0,))[0])
-        log_p = jax.nn.log_softmax(x @ params[-2].T + params[-1])
-        return -np_.take_along_axis(log_p, y[:, None], axis=1).mean()
-
-    def update(params: Any, state: Any, x: Any, y: Any) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(params, x, y)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, loss, gradients
-
-    step = jax.jit(update, donate_argnums=(0, 1))
-    params = [np_.array(param) for param in problem.params()]
-    state = optimizer.init(params)
-    x, y = np_.array(problem.x()), np_.array(problem.y())
-    kept: list[Any] = [None, None]
-
-    def run() -> None:
-        nonlocal params, state
-        params, state, *kept[:] = jax.block_until_ready(step(params, state, x, y))
-
-    return Contender(run, lambda: problem.result(kept[0], kept[1]))
+    return jax_training.contender(_jax_logits, *problem.data())
 
 
 def _numpy(problem: Problem) -> Contender:
-    """Forward and backward in NumPy, with the Adam of a NumPy user's twelve lines."""
-    params, x, y = problem.params(), problem.x(), problem.y()
-    first = [np.zeros_like(param) for param in params]
-    second = [np.zeros_like(param) for param in params]
-    kept: list[Any] = [None, None]
-    step = 0
+    return numpy_training.contender(loss_and_gradients, *problem.data())
 
-    def run() -> None:
-        nonlocal step
-        step += 1
-        kept[:] = loss_and_gradients(params, x, y)
-        for p, g, m, v in zip(params, kept[1], first, second, strict=True):
-            m += 0.1 * (g - m)
-            v += 0.001 * (g * g - v)
-            p -= 1e-3 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
 
-    return Contender(run, lambda: problem.result(kept[0], kept[1]))
+def _expected(problem: Problem) -> Result:
+    return numpy_training.expected(loss_and_gradients, *problem.data())
 
 
 def cases(selection: Selection) -> list[Case]:
     found = []
     for sizes, batch, size, goal in SHAPES:
         problem = Problem(sizes, batch)
+        torch = torch_training.entries(partial(torch_model, problem), problem.data, images=False)
         entries = (
             Entry("onepass", partial(_onepass, problem), ("scipy",)),
-            Entry("torch", partial(_torch, problem), ("torch",)),
+            *torch,
             Entry("JAX+Optax", partial(_jax, problem), ("jax", "optax")),
             Entry("NumPy", partial(_numpy, problem)),
         )
         found.append(
             Case(
-                f"training/{'-'.join(map(str, sizes))}/batch_{batch}",
+                f"training/{problem.name}",
                 size,
                 entries,
-                problem.expected,
+                partial(_expected, problem),
                 (Goal(goal, "torch"),),
                 rtol=1e-3,
                 atol=1e-5,

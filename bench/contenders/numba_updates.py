@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from bench import peers
 from bench.case import Array, Contender, Entry
 from bench.contenders.problem import Problem
+
+DEFAULTS = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
 @cache
@@ -29,23 +32,29 @@ def _kernel() -> Any:
     return numba.njit(parallel=True)(adam)
 
 
-def _make(problem: Problem) -> Contender:
-    adam, h = _kernel(), problem.hyperparameters
-    params, grads, states = problem.params(), problem.grads(), problem.zeros()
-    operands = [tuple(array.reshape(-1) for array in tensor) for tensor in zip(params, grads, *states, strict=True)]
+def adam(params: Sequence[Array], h: Mapping[str, float] = DEFAULTS) -> Callable[[Sequence[Array]], None]:
+    """gradients -> None: steps with these hyperparameters, of tensors one after another."""
+    kernel = _kernel()
+    states = [[np.zeros(param.size, param.dtype) for param in params] for _ in range(2)]
     beta1, beta2 = h["beta1"], h["beta2"]
     step = 0
 
-    def run() -> None:
+    def update(gradients: Sequence[Array]) -> None:
         nonlocal step
         step += 1
         size, unbias = h["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
         values = (beta1, 1 - beta1, beta2, 1 - beta2, size, unbias, h["eps"])
         scalars = tuple([np.float32(value) for value in values])
-        for p, g, m, v in operands:
-            adam(p, g, m, v, scalars)
+        for p, g, m, v in zip(params, gradients, *states, strict=True):
+            kernel(p.reshape(-1), g.reshape(-1), m, v, scalars)
 
-    return Contender(run, lambda: problem.result(params))
+    return update
+
+
+def _make(problem: Problem) -> Contender:
+    params, grads = problem.params(), problem.grads()
+    update = adam(params, problem.hyperparameters)
+    return Contender(lambda: update(grads), lambda: problem.result(params))
 
 
 def entries(problem: Problem) -> list[Entry]:
