@@ -134,6 +134,8 @@ def test_summary():
     assert model.forward(RNG.integers(0, 100, (2, 6))).shape[1:] == shown
     with pytest.raises(ValueError, match=r"Linear\(4, 2\) takes rows of shape \(4,\), not \(5,\)"):
         nn.Linear(4, 2).summary((5,))
+    with pytest.raises(TypeError, match=r"input_shape is 4, expected the tuple of a row's sizes: \(4,\)"):
+        nn.Linear(4, 2).summary(4)
 
 
 # ---- initializers

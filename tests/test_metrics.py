@@ -56,6 +56,7 @@ def test_confusion_matrix(tmp_path):
     assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG"
     shown = {tuple(map(int, t.get_position()[::-1])): int(t.get_text()) for t in figure.axes[0].texts}
     matrix = truth.confusion_matrix(labels, predicted)
+    assert figure.axes[1].get_ylabel() == "share of the true class"  # what the color means
     assert shown == {place: int(matrix[place]) for place in zip(*map(list, np.nonzero(matrix)), strict=True)}
 
 

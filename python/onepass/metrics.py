@@ -145,14 +145,19 @@ def confusion_matrix(target: Array, predicted: Array, classes: int | None = None
 def plot_confusion_matrix(
     target: Array, predicted: Array, path: str | PathLike[str] | None = None, classes: int | None = None
 ) -> Any:
-    """A picture of `confusion_matrix`: matplotlib's Figure, and a PNG if there is a ``path``."""
+    """A picture of `confusion_matrix`: matplotlib's Figure, and a PNG if there is a ``path``.
+
+    The numbers are counts, up to 30 classes; the color is a count's share of its row, the true class.
+    """
     matrix = confusion_matrix(target, predicted, classes)
     count = len(matrix)
-    side = min(max(0.45 * count + 1.5, 3.5), 16)
-    figure = require("matplotlib.figure").Figure(figsize=(side, side), layout="constrained")
+    side = min(max(0.45 * count + 1.5, 3.5), 12 if count <= 30 else 8)
+    figure = require("matplotlib.figure").Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class", title="Confusion matrix")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    percent = require("matplotlib.ticker").PercentFormatter(1.0)
+    figure.colorbar(image, ax=axes, label="share of the true class", format=percent, shrink=0.8)
     if count <= 30:
         axes.set(xticks=range(count), yticks=range(count))
         for row, column in np.ndindex(count, count):

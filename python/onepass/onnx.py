@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import onepass
 from onepass import nn
 from onepass._extras import require
+from onepass.nn.layer import check_row_shape
 
 __all__ = ["Graph", "export", "register"]
 
@@ -107,6 +108,7 @@ def export(
         TypeError: a layer of a class without a converter: see `register`.
         ValueError: parameters of more than one type.
     """
+    input_shape = check_row_shape("input_shape", input_shape)
     types = sorted({str(array.dtype) for array in model.parameters()}) or ["float32"]
     if len(types) > 1:
         raise ValueError(f"model has parameters of types {', '.join(types)}, expected one")

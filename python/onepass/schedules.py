@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import wraps
 from os import PathLike
+from textwrap import wrap
 from typing import Any, Literal, ParamSpec, TypeAlias
 
 from onepass._extras import require
@@ -86,8 +87,7 @@ class Schedule:
             axes.grid(alpha=0.3)
             if label == "learning rate":
                 axes.set_ylim(bottom=0)
-        title = self.name if len(self.name) <= 60 * len(curves) else f"{self.name[: 60 * len(curves) - 3]}..."
-        figure.suptitle(title, fontsize="medium")
+        figure.suptitle("\n".join(wrap(self.name, 60 * len(curves), max_lines=3)), fontsize="medium")
         if path is not None:
             figure.savefig(path, dpi=150, format="png")
         return figure

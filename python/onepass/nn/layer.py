@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Layer", "Out", "check_integer"]
+__all__ = ["Array", "Layer", "Out", "check_integer", "check_row_shape"]
 
 Array = NDArray[Any]
 Out = Array | Literal[False] | None
@@ -20,6 +20,16 @@ def check_integer(name: str, value: object, minimum: int) -> None:
         raise TypeError(f"{name} is {value!r:.60}, expected an integer")
     if value < minimum:
         raise ValueError(f"{name} is {value}, expected >= {minimum}")
+
+
+def check_row_shape(name: str, value: object) -> tuple[int, ...]:
+    """``value`` as a tuple of integers >= 1."""
+    if not isinstance(value, (tuple, list)):
+        hint = f": ({value},)" if isinstance(value, Integral) else ""
+        raise TypeError(f"{name} is {value!r:.60}, expected the tuple of a row's sizes{hint}")
+    for size in value:
+        check_integer(name, size, 1)
+    return tuple(value)
 
 
 class Layer:
@@ -80,7 +90,7 @@ class Layer:
         """
         from onepass.nn.summary import table
 
-        return table(self, input_shape)
+        return table(self, check_row_shape("input_shape", input_shape))
 
     def check_state(self, state: Mapping[str, Array]) -> None:
         """ValueError unless names, shapes and dtypes of ``state`` are those of `state`."""

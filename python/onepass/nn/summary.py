@@ -33,7 +33,7 @@ def table(model: Layer, input_shape: tuple[int, ...]) -> str:
       2: Linear(8, 3)  (N, 3)          27
     67 parameters, 268 bytes of state
     """
-    rows = [("layer", "output", "parameters"), *_rows("", model, tuple(input_shape), 0)]
+    rows = [("layer", "output", "parameters"), *_rows("", model, input_shape, 0)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     size = sum(array.nbytes for array in model.state().values())
