@@ -422,7 +422,7 @@ def test_an_optimizer_of_other_arrays_is_refused(others):
 def test_predict_and_metrics_say_what_they_expect():
     with pytest.raises(TypeError, match="x is a list, expected a NumPy array"):
         trainer().predict(X.tolist())
-    with pytest.raises(TypeError, match="batch_size is 2.5"):
+    with pytest.raises(TypeError, match=r"batch_size is 2\.5"):
         trainer().predict(X, batch_size=2.5)
     model = network()
     with pytest.raises(TypeError, match=r"metrics is a metric, expected a sequence of them: \[metric\]"):

@@ -67,9 +67,9 @@ class History(list[Record]):
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
     def plot(self, path: str | PathLike[str] | None = None, held_out: str = "validation") -> Any:
-        """The curves of loss, accuracy, metrics and learning rate: matplotlib's Figure, and a PNG if there is a ``path``.
+        """The curves of loss, accuracy, metrics and learning rate.
 
-        ``held_out`` is what the legends call the validation rows. Needs matplotlib.
+        matplotlib's Figure, and a PNG if there is a ``path``. ``held_out`` is what the legends call the validation rows. Needs matplotlib.
         """
         if not self:
             raise ValueError("history is empty: nothing to plot")
