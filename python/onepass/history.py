@@ -69,7 +69,8 @@ class History(list[Record]):
     def plot(self, path: str | PathLike[str] | None = None, held_out: str = "validation") -> Any:
         """The curves of loss, accuracy, metrics and learning rate.
 
-        matplotlib's Figure, and a PNG if there is a ``path``. ``held_out`` is what the legends call the validation rows. Needs matplotlib.
+        matplotlib's Figure, and a PNG if there is a ``path``; needs matplotlib. ``held_out`` is what the legends
+        call the validation rows.
         """
         if not self:
             raise ValueError("history is empty: nothing to plot")
