@@ -32,19 +32,23 @@ def blocks(path):
     """[(line number, marks, code)] of a Markdown file's Python blocks.
 
     Marks stand in a comment above the block, separated by commas: ``<!-- needs torch, continues -->``. A block that
-    continues runs after all the blocks of its section, the part of the page under a heading of the second level.
+    continues runs after all the blocks of its section, the part of the page under a heading of the second level, and
+    needs what they need.
     """
     text = path.read_text(encoding="utf-8")
     found = re.finditer(r"(?:<!-- (?P<marks>[^>]*) -->\n)?```python\n(?P<code>.*?)```", text, re.DOTALL)
-    result, section, before = [], 0, ""
+    result, section, before, needed = [], 0, "", set()
     for match in found:
         marks = set(filter(None, (match["marks"] or "").split(", ")))
         assert marks <= MARKS, f"{path}: unknown marks {marks - MARKS}"
         heading = text.rfind("\n## ", 0, match.start())
         if heading != section:
-            section, before = heading, ""
+            section, before, needed = heading, "", set()
+        needed |= marks
+        if "continues" in marks:
+            marks = needed
         line = text[: match.start("code")].count("\n") + 1
-        result.append((line, marks, (before if "continues" in marks else "") + match["code"]))
+        result.append((line, set(marks), (before if "continues" in marks else "") + match["code"]))
         before += match["code"]
     return result
 
