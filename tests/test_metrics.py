@@ -61,6 +61,10 @@ def test_confusion_matrix(tmp_path):
 
 
 def test_errors():
+    with pytest.raises(
+        ValueError, match=r"predicted is float64 \(2, 3\), expected integers \(N,\); of logits take argmax"
+    ):
+        metrics.confusion_matrix(np.array([0, 1]), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="k is 0"):
         metrics.TopK(0)
     with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(4,\)"):

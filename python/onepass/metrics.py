@@ -131,12 +131,21 @@ class R2:
         return 1 - self._residual / total if total > 0 else float("nan")
 
 
+def _labels(name: str, value: Array) -> Array:
+    labels = np.asarray(value)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        hint = "; of logits take argmax(axis=1)" if labels.ndim == 2 else ""
+        raise ValueError(f"{name} is {labels.dtype} {labels.shape}, expected integers (N,){hint}")
+    return labels
+
+
 def confusion_matrix(target: Array, predicted: Array, classes: int | None = None) -> NDArray[np.int64]:
-    """(C, C) int64: rows are true classes, columns predicted ones. By scikit-learn.
+    """(C, C) int64: rows are true classes, columns predicted ones, both integers (N,). By scikit-learn.
 
     >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0])).tolist()
     [[1, 0], [1, 1]]
     """
+    target, predicted = _labels("target", target), _labels("predicted", predicted)
     count = max(int(target.max(initial=0)), int(predicted.max(initial=0))) + 1 if classes is None else classes
     matrix: NDArray[np.int64] = require("sklearn.metrics").confusion_matrix(target, predicted, labels=range(count))
     return matrix

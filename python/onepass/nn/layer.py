@@ -48,7 +48,7 @@ class Layer:
 
     def forward(self, x: Array, training: bool = True) -> Array:
         """The layer's output for a batch ``x`` (N, ...); remembers what `backward` needs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward(x, training); define it")
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         """The gradient with respect to `forward`'s input; fills `gradients` on the way.
@@ -57,7 +57,7 @@ class Layer:
         layer; an array, written there (``dy`` itself where ``in_place``); False, the input's
         gradient is not computed and None is returned.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no backward(dy, out); define it")
 
     def parameters(self) -> list[Array]:
         """The arrays an optimizer updates."""
@@ -81,7 +81,10 @@ class Layer:
             return input_shape
         if self.sizes is not None and input_shape and input_shape[0] == self.sizes[0]:
             return (self.sizes[1], *input_shape[1:])
-        raise NotImplementedError(f"{self!r:.60} does not say what becomes of rows of shape {input_shape}")
+        raise NotImplementedError(
+            f"{self!r:.60} does not say what becomes of rows of shape {input_shape}; "
+            "set keeps_shape = True in its class, or define output_shape"
+        )
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
         """A table: layer, shape of its output, parameters; and their sum with the bytes of the state.
