@@ -101,7 +101,8 @@ def export(
         softmax: a softmax over the last axis is added, so that a classifier gives probabilities.
         names: of input and output.
 
-    The graph's type is that of the model's parameters, float32 or float64. Operators of ONNX 17, which every runtime
+    The graph's type is that of the model's parameters, float32 or float64; the input is int64 for a model that begins
+    with an `nn.Embedding`. Operators of ONNX 17, which every runtime
     since 2022 has.
 
     Raises:
@@ -120,8 +121,8 @@ def export(
     output = graph.node("Identity", output) if output == names[0] else output
     graph.nodes[-1].output[0] = names[1]
     element = helper.np_dtype_to_tensor_dtype(graph.dtype)
-    inputs = [helper.make_tensor_value_info(names[0], element, ["N", *input_shape])]
-    rows = np.zeros((2, *input_shape), graph.dtype)
+    rows = np.zeros((2, *input_shape), np.int64 if _takes_integers(model) else graph.dtype)
+    inputs = [helper.make_tensor_value_info(names[0], helper.np_dtype_to_tensor_dtype(rows.dtype), ["N", *input_shape])]
     outputs = [helper.make_tensor_value_info(names[1], element, ["N", *model.forward(rows, False).shape[1:]])]
     made = helper.make_graph(graph.nodes, "onepass", inputs, outputs, graph.constants)
     proto = helper.make_model(
@@ -135,6 +136,12 @@ def export(
     if path is not None:
         onnx.save_model(proto, fspath(path))
     return proto
+
+
+def _takes_integers(model: nn.Layer) -> bool:
+    while children := model.children():
+        model = children[0][1]
+    return isinstance(model, nn.Embedding)
 
 
 @register(nn.Sequential)
@@ -173,12 +180,37 @@ def _flatten(layer: nn.Flatten, graph: Graph, x: str) -> str:
     return graph.node("Flatten", x)
 
 
+def _over_its_square(graph: Graph, x: str, axes: list[int], eps: float) -> str:
+    """x / sqrt(mean(x^2) + eps)"""
+    square = graph.node("ReduceMean", graph.node("Mul", x, x), axes=axes, keepdims=1)
+    return graph.node("Div", x, graph.node("Sqrt", graph.node("Add", square, graph.constant(eps))))
+
+
 @register(nn.LayerNorm)
 def _layer_norm(layer: nn.LayerNorm, graph: Graph, x: str) -> str:
     gamma = np.ones(layer.normalized_shape, graph.dtype) if layer.gamma is None else layer.gamma
     beta = np.zeros(layer.normalized_shape, graph.dtype) if layer.beta is None else layer.beta
     constants = [graph.constant(gamma), graph.constant(beta)]
-    return graph.node("LayerNormalization", x, *constants, axis=-len(layer.normalized_shape), epsilon=layer.eps)
+    first = -len(layer.normalized_shape)
+    assert layer.eps is not None
+    if graph.dtype == np.float32:
+        return graph.node("LayerNormalization", x, *constants, axis=first, epsilon=layer.eps)
+    axes = list(range(first, 0))  # an attribute would be rounded to float32
+    centered = graph.node("Sub", x, graph.node("ReduceMean", x, axes=axes, keepdims=1))
+    y = graph.node("Mul", _over_its_square(graph, centered, axes, layer.eps), constants[0])
+    return graph.node("Add", y, constants[1])
+
+
+@register(nn.RMSNorm)
+def _rms_norm(layer: nn.RMSNorm, graph: Graph, x: str) -> str:
+    eps = float(np.finfo(graph.dtype).eps) if layer.eps is None else layer.eps
+    y = _over_its_square(graph, x, list(range(-len(layer.normalized_shape), 0)), eps)
+    return y if layer.gamma is None else graph.node("Mul", y, graph.constant(layer.gamma))
+
+
+@register(nn.Embedding)
+def _embedding(layer: nn.Embedding, graph: Graph, x: str) -> str:
+    return graph.node("Gather", graph.constant(layer.weight), x, axis=0)
 
 
 @register(nn.Dropout)
