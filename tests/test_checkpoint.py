@@ -108,6 +108,8 @@ def test_a_model_alone(tmp_path):
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, make(seed=1).model, meta={"number": 1})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TypeError, match="; give it in arrays, under a name"):
+        checkpoint.save(tmp_path, make(seed=2).model, meta={"number": np.zeros(2)})
     with pytest.raises(TypeError, match="object"):
         checkpoint.save(tmp_path, make(seed=2).model, meta={"number": object()})
 

@@ -151,6 +151,8 @@ def test_summary():
     assert model.forward(RNG.integers(0, 100, (2, 6))).shape[1:] == shown
     with pytest.raises(ValueError, match=r"Linear\(4, 2\) takes rows of shape \(4,\), not \(5,\)"):
         nn.Linear(4, 2).summary((5,))
+    with pytest.raises(TypeError, match=r"input_shape is 4, expected the tuple of a row's sizes: \(4,\)"):
+        nn.Linear(4, 2).summary(4)
 
 
 # ---- initializers
@@ -270,3 +272,23 @@ def test_blocks_in_onnx():
     proto = onnx.export(model, None, (3, 4))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], model.forward(x, False), rtol=1e-5, atol=1e-5)
+
+
+def test_initializers_say_what_they_expect():
+    model, rng = nn.Sequential(nn.Linear(4, 2)), np.random.default_rng(0)
+    with pytest.raises(TypeError, match=r"rng is 0, expected a generator: numpy.random.default_rng\(seed\)"):
+        initializers.apply(model, 0, weight=initializers.constant(0.0))
+    with pytest.raises(TypeError, match=r"weight is the factory xavier_uniform, expected what it makes: xavier_unif"):
+        initializers.apply(model, rng, weight=initializers.xavier_uniform)
+
+
+def test_a_layer_without_a_method_is_told_which():
+    class Empty(nn.Layer):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty has no forward"):
+        Empty().forward(np.ones((2, 3)))
+    with pytest.raises(NotImplementedError, match="Empty has no backward"):
+        Empty().backward(np.ones((2, 3)))
+    with pytest.raises(NotImplementedError, match="set keeps_shape = True in its class, or define output_shape"):
+        Empty().summary((3,))

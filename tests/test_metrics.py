@@ -56,10 +56,15 @@ def test_confusion_matrix(tmp_path):
     assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG"
     shown = {tuple(map(int, t.get_position()[::-1])): int(t.get_text()) for t in figure.axes[0].texts}
     matrix = truth.confusion_matrix(labels, predicted)
+    assert figure.axes[1].get_ylabel() == "share of the true class"  # what the color means
     assert shown == {place: int(matrix[place]) for place in zip(*map(list, np.nonzero(matrix)), strict=True)}
 
 
 def test_errors():
+    with pytest.raises(
+        ValueError, match=r"predicted is float64 \(2, 3\), expected integers \(N,\); of logits take argmax"
+    ):
+        metrics.confusion_matrix(np.array([0, 1]), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="k is 0"):
         metrics.TopK(0)
     with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(4,\)"):

@@ -57,6 +57,35 @@ def test_a_trained_model(rows, dtype):
     assert_same(model, x[:rows])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("shape", [5, (4, 5)], ids=str)
+def test_normalization_of_rows(kind, shape, affine, dtype):
+    x = (3 * RNG.normal(size=(7, 4, 5)) + 1).astype(dtype)
+    layer = kind(shape, affine=affine, dtype=dtype)
+    for parameter in layer.parameters():
+        parameter[...] = RNG.normal(size=parameter.shape)
+    assert_same(nn.Sequential(layer, nn.Flatten(), nn.Linear(20, 3, dtype=dtype)), x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_residual_blocks(shortcut, dtype):
+    around = nn.Linear(5, 6, dtype=dtype) if shortcut else None
+    block = nn.Residual(nn.Linear(5, 6 if shortcut else 5, dtype=dtype), nn.ReLU(), shortcut=around)
+    assert_same(nn.Sequential(block, nn.ReLU()), RNG.normal(size=(7, 5)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_embedding_takes_integers(dtype):
+    inner = nn.Sequential(nn.Embedding(11, 4, dtype=dtype), nn.Flatten())
+    model = nn.Sequential(inner, nn.Linear(12, 2, dtype=dtype))
+    x = RNG.integers(0, 11, (7, 3))
+    expected = model.forward(x, False).copy()
+    np.testing.assert_allclose(run(model, x), expected, rtol=64 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).eps)
+
+
 def test_images_and_batch_norm_of_planes():
     x = RNG.normal(size=(4, 3, 5, 6)).astype(np.float32)
     model = nn.Sequential(nn.BatchNorm(3), nn.ReLU())

@@ -212,6 +212,20 @@ def test_bad_options_are_named(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.multi_step(1.0, 30), r"milestones is 30, expected a sequence of steps: \[30\]"),
+        (lambda: schedules.join([schedules.constant(1.0)], 3), "boundaries is 3, expected a sequence of steps"),
+        (lambda: schedules.cosine("fast", 3), "lr is 'fast', expected a number"),
+        (lambda: schedules.cosine(1.0, "3"), "steps is '3', expected an integer"),
+    ],
+)
+def test_options_of_another_type_are_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
 def test_a_number_is_no_schedule_to_scale():
     with pytest.raises(TypeError, match=r"schedule is 0\.1, expected a function of the step"):
         schedules.scale(0.1, 2.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import onepass
-from onepass import losses, nn, optim, schedules
+from onepass import losses, metrics, nn, optim, schedules
 from onepass.callbacks import Callback, ProgressBar
 from onepass.history import History
 from onepass.trainer import DivergedError, Trainer
@@ -405,3 +405,44 @@ def test_the_picture_of_one_epoch(tmp_path, monkeypatch):
         assert axes.get_xticks().tolist() == [1]
         assert axes.get_xlim() == (0, 2)
         assert all(not line.get_clip_on() for line in axes.lines)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        lambda model: network().parameters(),
+        lambda model: model.parameters()[:-1],
+        lambda model: model.parameters()[::-1],
+    ],
+)
+def test_an_optimizer_of_other_arrays_is_refused(others):
+    """It would train them, and the model not at all, without a word."""
+    model = network()
+    with pytest.raises(ValueError, match=r"optimizer has \d arrays .* optim.Adam\(model.parameters\(\)\)"):
+        Trainer(model, losses.CrossEntropy(), optim.Adam(others(model)))
+
+
+def test_predict_and_metrics_say_what_they_expect():
+    with pytest.raises(TypeError, match="x is a list, expected a NumPy array"):
+        trainer().predict(X.tolist())
+    with pytest.raises(TypeError, match=r"batch_size is 2\.5"):
+        trainer().predict(X, batch_size=2.5)
+    model = network()
+    with pytest.raises(TypeError, match=r"metrics is a metric, expected a sequence of them: \[metric\]"):
+        Trainer(model, losses.CrossEntropy(), optim.Adam(model.parameters()), metrics=metrics.TopK(2))
+
+
+def test_metrics_are_in_table_and_picture():
+    pytest.importorskip("matplotlib")
+    trained = trainer()
+    trained.metrics = [metrics.TopK(2)]
+    history = trained.fit(X, Y, epochs=2, validation=(X, Y))
+    heading, *_, last = history.table(held_out="test").splitlines()
+    assert "test top 2" in heading
+    assert f"{history[-1]['validation_top_2']:.4f}" in last.split()
+    axes = history.plot().axes
+    assert [panel.get_title() for panel in axes] == ["Loss", "Accuracy", "Top 2", "Learning rate"]
+    assert axes[2].lines[0].get_ydata().tolist() == history.column("validation_top_2")
+    assert len({line.get_linestyle() for line in axes[0].lines}) == 2  # apart without colors
+    with pytest.raises(KeyError, match="'val_loss' is no key of epoch 1, which has epoch, step, loss"):
+        history.column("val_loss")

@@ -148,7 +148,8 @@ def strict_json(value: object) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be saved in a checkpoint: {value!r:.60}")
+    hint = "; give it in arrays, under a name" if isinstance(value, np.ndarray) else ""
+    raise TypeError(f"{type(value).__name__} cannot be saved in a checkpoint: {value!r:.60}{hint}")
 
 
 def load(folder: str | PathLike[str], model: Layer | None = None, optimizer: Optimizer | None = None) -> Checkpoint:

@@ -131,12 +131,21 @@ class R2:
         return 1 - self._residual / total if total > 0 else float("nan")
 
 
+def _labels(name: str, value: Array) -> Array:
+    labels = np.asarray(value)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        hint = "; of logits take argmax(axis=1)" if labels.ndim == 2 else ""
+        raise ValueError(f"{name} is {labels.dtype} {labels.shape}, expected integers (N,){hint}")
+    return labels
+
+
 def confusion_matrix(target: Array, predicted: Array, classes: int | None = None) -> NDArray[np.int64]:
-    """(C, C) int64: rows are true classes, columns predicted ones. By scikit-learn.
+    """(C, C) int64: rows are true classes, columns predicted ones, both integers (N,). By scikit-learn.
 
     >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0])).tolist()
     [[1, 0], [1, 1]]
     """
+    target, predicted = _labels("target", target), _labels("predicted", predicted)
     count = max(int(target.max(initial=0)), int(predicted.max(initial=0))) + 1 if classes is None else classes
     matrix: NDArray[np.int64] = require("sklearn.metrics").confusion_matrix(target, predicted, labels=range(count))
     return matrix
@@ -145,14 +154,19 @@ def confusion_matrix(target: Array, predicted: Array, classes: int | None = None
 def plot_confusion_matrix(
     target: Array, predicted: Array, path: str | PathLike[str] | None = None, classes: int | None = None
 ) -> Any:
-    """A picture of `confusion_matrix`: matplotlib's Figure, and a PNG if there is a ``path``."""
+    """A picture of `confusion_matrix`: matplotlib's Figure, and a PNG if there is a ``path``.
+
+    The numbers are counts, up to 30 classes; the color is a count's share of its row, the true class.
+    """
     matrix = confusion_matrix(target, predicted, classes)
     count = len(matrix)
-    side = min(max(0.45 * count + 1.5, 3.5), 16)
-    figure = require("matplotlib.figure").Figure(figsize=(side, side), layout="constrained")
+    side = min(max(0.45 * count + 1.5, 3.5), 12 if count <= 30 else 8)
+    figure = require("matplotlib.figure").Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class", title="Confusion matrix")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    percent = require("matplotlib.ticker").PercentFormatter(1.0)
+    figure.colorbar(image, ax=axes, label="share of the true class", format=percent, shrink=0.8)
     if count <= 30:
         axes.set(xticks=range(count), yticks=range(count))
         for row, column in np.ndindex(count, count):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import onepass
 from onepass import nn
 from onepass._extras import require
+from onepass.nn.layer import check_row_shape
 
 __all__ = ["Graph", "export", "register"]
 
@@ -108,6 +109,7 @@ def export(
         TypeError: a layer of a class without a converter: see `register`.
         ValueError: parameters of more than one type.
     """
+    input_shape = check_row_shape("input_shape", input_shape)
     types = sorted({str(array.dtype) for array in model.parameters()}) or ["float32"]
     if len(types) > 1:
         raise ValueError(f"model has parameters of types {', '.join(types)}, expected one")
@@ -205,21 +207,31 @@ def _flatten(layer: nn.Flatten, graph: Graph, x: str) -> str:
     return graph.node("Flatten", x)
 
 
+def _over_its_square(graph: Graph, x: str, axes: list[int], eps: float) -> str:
+    """x / sqrt(mean(x^2) + eps)"""
+    square = graph.node("ReduceMean", graph.node("Mul", x, x), axes=axes, keepdims=1)
+    return graph.node("Div", x, graph.node("Sqrt", graph.node("Add", square, graph.constant(eps))))
+
+
 @register(nn.LayerNorm)
 def _layer_norm(layer: nn.LayerNorm, graph: Graph, x: str) -> str:
     gamma = np.ones(layer.normalized_shape, graph.dtype) if layer.gamma is None else layer.gamma
     beta = np.zeros(layer.normalized_shape, graph.dtype) if layer.beta is None else layer.beta
     constants = [graph.constant(gamma), graph.constant(beta)]
-    return graph.node("LayerNormalization", x, *constants, axis=-len(layer.normalized_shape), epsilon=layer.eps)
+    first = -len(layer.normalized_shape)
+    assert layer.eps is not None
+    if graph.dtype == np.float32:
+        return graph.node("LayerNormalization", x, *constants, axis=first, epsilon=layer.eps)
+    axes = list(range(first, 0))  # an attribute would be rounded to float32
+    centered = graph.node("Sub", x, graph.node("ReduceMean", x, axes=axes, keepdims=1))
+    y = graph.node("Mul", _over_its_square(graph, centered, axes, layer.eps), constants[0])
+    return graph.node("Add", y, constants[1])
 
 
 @register(nn.RMSNorm)
 def _rms_norm(layer: nn.RMSNorm, graph: Graph, x: str) -> str:
-    """Operator RMSNormalization is of opset 23; here are its parts, squares added up in the graph's type."""
-    axes = list(range(-len(layer.normalized_shape), 0))
     eps = float(np.finfo(graph.dtype).eps) if layer.eps is None else layer.eps
-    mean = graph.node("ReduceMean", graph.node("Mul", x, x), axes=axes)
-    y = graph.node("Div", x, graph.node("Sqrt", graph.node("Add", mean, graph.constant(eps))))
+    y = _over_its_square(graph, x, list(range(-len(layer.normalized_shape), 0)), eps)
     return y if layer.gamma is None else graph.node("Mul", y, graph.constant(layer.gamma))
 
 

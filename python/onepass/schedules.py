@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from numbers import Real
 from os import PathLike
+from textwrap import wrap
 from typing import Any, Literal, ParamSpec, TypeAlias
 
 from onepass._extras import require
@@ -86,8 +88,7 @@ class Schedule:
             axes.grid(alpha=0.3)
             if label == "learning rate":
                 axes.set_ylim(bottom=0)
-        title = self.name if len(self.name) <= 60 * len(curves) else f"{self.name[: 60 * len(curves) - 3]}..."
-        figure.suptitle(title, fontsize="medium")
+        figure.suptitle("\n".join(wrap(self.name, 60 * len(curves), max_lines=3)), fontsize="medium")
         if path is not None:
             figure.savefig(path, dpi=150, format="png")
         return figure
@@ -112,11 +113,15 @@ def _named(factory: Callable[P, Rate]) -> Callable[P, Schedule]:
 
 
 def _check_integer(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r:.60}, expected an integer")
     if value < minimum or value != int(value):
         raise ValueError(f"{name} is {value}, expected an integer >= {minimum}")
 
 
 def _check_rate(name: str, value: float) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r:.60}, expected a number")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} is {value}, expected a finite number >= 0")
 
@@ -124,6 +129,15 @@ def _check_rate(name: str, value: float) -> None:
 def _check_factor(name: str, value: float) -> None:
     if not 0 < value <= 1:
         raise ValueError(f"{name} is {value}, expected 0 < {name} <= 1")
+
+
+def _rising(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} is {value!r:.60}, expected a sequence of steps: [{value!r:.60}]")
+    steps = tuple(value)
+    if any(b < a for a, b in zip((0, *steps), steps, strict=False)):
+        raise ValueError(f"{name} is {list(steps)}, expected rising steps >= 0")
+    return steps
 
 
 def _check_steps(name: str, value: int) -> None:
@@ -224,9 +238,7 @@ def multi_step(lr: float, milestones: Sequence[int], factor: float = 0.1) -> Rat
     """
     _check_rate("lr", lr)
     _check_factor("factor", factor)
-    steps = tuple(milestones)
-    if any(b < a for a, b in zip((0, *steps), steps, strict=False)):
-        raise ValueError(f"milestones is {list(steps)}, expected rising steps >= 0")
+    steps = _rising("milestones", milestones)
     return lambda step: lr * factor ** bisect_right(steps, step)
 
 
@@ -445,13 +457,11 @@ def join(schedules: Sequence[Rate], boundaries: Sequence[int]) -> Rate:
     >>> [rate(step) for step in range(7)]
     [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    parts, starts = tuple(schedules), tuple(boundaries)
+    parts, starts = tuple(schedules), _rising("boundaries", boundaries)
     if not parts:
         raise ValueError("schedules is empty, expected at least one schedule")
     if len(starts) != len(parts) - 1:
         raise ValueError(f"boundaries has {len(starts)} entries, expected {len(parts) - 1}: one fewer than schedules")
-    if any(b < a for a, b in zip((0, *starts), starts, strict=False)):
-        raise ValueError(f"boundaries is {list(starts)}, expected rising steps >= 0")
 
     def rate(step: int) -> float:
         part = bisect_right(starts, step)

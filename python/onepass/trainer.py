@@ -49,6 +49,20 @@ def _check_kind(name: str, value: object, kind: type, expected: str) -> None:
         raise TypeError(f"{name} is {value!r:.60}, expected {expected}{hint}")
 
 
+def _check_parameters(model: Layer, optimizer: Optimizer) -> None:
+    """An optimizer of other arrays would train them, and the model not at all."""
+    own = model.parameters()
+    given = [array for group in optimizer.param_groups for array in group["params"]]
+    same = len(own) == len(given) and all(
+        a.shape == b.shape and a.ctypes.data == b.ctypes.data for a, b in zip(own, given, strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"optimizer has {len(given)} arrays that are not the {len(own)} of model.parameters(), in their order; "
+            f"make it with optim.{type(optimizer).__name__}(model.parameters())"
+        )
+
+
 def _check_rows(names: tuple[str, str], x: RowSequence, y: RowSequence) -> None:
     for name, rows in zip(names, (x, y), strict=True):
         check_sequence(name, rows)
@@ -112,6 +126,9 @@ class Trainer:
         for index, callback in enumerate(callbacks):
             _check_kind(f"callbacks[{index}]", callback, Callback, "an object of callbacks.Callback")
         check_integer("seed", seed, 0)
+        _check_parameters(model, optimizer)
+        if isinstance(metrics, Metric):
+            raise TypeError("metrics is a metric, expected a sequence of them: [metric]")
         self.metrics = list(metrics)
         for index, metric in enumerate(self.metrics):
             if not isinstance(metric, Metric):
@@ -305,8 +322,7 @@ class Trainer:
         ``x`` as in `fit`, or `data.Batches` with ``shuffle=False``, transforms included. For a classifier
         ``predict(x).argmax(axis=1)`` are the labels.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
+        check_integer("batch_size", batch_size, 1)
         forward = self.model.forward
         if isinstance(x, Batches):
             if x.shuffle:

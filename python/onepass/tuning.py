@@ -59,13 +59,15 @@ class LRFindResult:
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """Loss against learning rate, the suggestion marked: matplotlib's Figure, and a PNG if there is a ``path``."""
         figure = require("matplotlib.figure").Figure(figsize=(6, 3.8), layout="constrained")
-        axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log", title="Learning-rate range test")
+        axes = figure.add_subplot(
+            xlabel="learning rate", ylabel="loss of a batch", xscale="log", title="Learning-rate range test"
+        )
         axes.plot(self.learning_rates, self.losses, color="C0", alpha=0.35, label="batch")
         axes.plot(self.learning_rates, self.smoothed, color="C0", label="smoothed")
         axes.axvline(self.suggestion, color="C1", linestyle="--", label=f"suggestion {self.suggestion:.2g}")
-        finite = [loss for loss in self.smoothed if math.isfinite(loss)]
-        low, high = min(finite), max(self.smoothed[0], min(finite))
-        axes.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.5 * (high - low) + 1e-9)
+        low = min(loss for loss in (*self.smoothed, *self.losses) if math.isfinite(loss))
+        high = max(self.smoothed[0], low)
+        axes.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.4 * (high - low) + 1e-9)
         axes.grid(alpha=0.3)
         axes.legend()
         if path is not None:

@@ -35,6 +35,7 @@ __all__ = [
 
 Array = NDArray[Any]
 Initializer: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], Array]
+_FACTORIES = {name for name in __all__ if name.islower() and name != "apply"}
 
 
 def apply(
@@ -44,6 +45,11 @@ def apply(
 
     The row of an `nn.Embedding`'s ``padding_idx`` stays zero.
     """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng is {rng!r:.60}, expected a generator: numpy.random.default_rng(seed)")
+    for name, function in (("weight", weight), ("bias", bias)):
+        if function is not None and getattr(function, "__name__", None) in _FACTORIES:
+            raise TypeError(f"{name} is the factory {function.__name__}, expected what it makes: {function.__name__}()")
     for name, array in model.state().items():
         kind = name.rpartition(".")[2]
         initializer = weight if kind == "weight" else bias if kind == "bias" else None

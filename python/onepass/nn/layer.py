@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Layer", "Out", "check_integer"]
+__all__ = ["Array", "Layer", "Out", "check_integer", "check_row_shape"]
 
 Array = NDArray[Any]
 Out = Array | Literal[False] | None
@@ -20,6 +20,16 @@ def check_integer(name: str, value: object, minimum: int) -> None:
         raise TypeError(f"{name} is {value!r:.60}, expected an integer")
     if value < minimum:
         raise ValueError(f"{name} is {value}, expected >= {minimum}")
+
+
+def check_row_shape(name: str, value: object) -> tuple[int, ...]:
+    """``value`` as a tuple of integers >= 1."""
+    if not isinstance(value, (tuple, list)):
+        hint = f": ({value},)" if isinstance(value, Integral) else ""
+        raise TypeError(f"{name} is {value!r:.60}, expected the tuple of a row's sizes{hint}")
+    for size in value:
+        check_integer(name, size, 1)
+    return tuple(value)
 
 
 class Layer:
@@ -39,7 +49,7 @@ class Layer:
 
     def forward(self, x: Array, training: bool = True) -> Array:
         """The layer's output for a batch ``x`` (N, ...); remembers what `backward` needs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward(x, training); define it")
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         """The gradient with respect to `forward`'s input; fills `gradients` on the way.
@@ -48,7 +58,7 @@ class Layer:
         layer; an array, written there (``dy`` itself where ``in_place``); False, the input's
         gradient is not computed and None is returned.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no backward(dy, out); define it")
 
     def forward_relu(self, x: Array, training: bool) -> Array:
         """`forward` with the ReLU behind it, in one pass and to the same bits; where ``fuses_relu``."""
@@ -80,7 +90,10 @@ class Layer:
             return input_shape
         if self.sizes is not None and input_shape and input_shape[0] == self.sizes[0]:
             return (self.sizes[1], *input_shape[1:])
-        raise NotImplementedError(f"{self!r:.60} does not say what becomes of rows of shape {input_shape}")
+        raise NotImplementedError(
+            f"{self!r:.60} does not say what becomes of rows of shape {input_shape}; "
+            "set keeps_shape = True in its class, or define output_shape"
+        )
 
     def summary(self, input_shape: tuple[int, ...]) -> str:
         """A table: layer, shape of its output and its bytes for one row, parameters; and the bytes of the state.
@@ -91,7 +104,7 @@ class Layer:
         """
         from onepass.nn.summary import table
 
-        return table(self, input_shape)
+        return table(self, check_row_shape("input_shape", input_shape))
 
     def check_state(self, state: Mapping[str, Array]) -> None:
         """ValueError unless names, shapes and dtypes of ``state`` are those of `state`."""

@@ -40,7 +40,7 @@ def table(model: Layer, input_shape: tuple[int, ...]) -> str:
     67 parameters, 268 bytes of state
     """
     itemsize = max((parameter.dtype.itemsize for parameter in model.parameters()), default=4)
-    rows = [("layer", "output", "bytes a row", "parameters"), *_rows("", model, tuple(input_shape), itemsize, 0)]
+    rows = [("layer", "output", "bytes a row", "parameters"), *_rows("", model, input_shape, itemsize, 0)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     size = sum(array.nbytes for array in model.state().values())
