@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class RowBatches(Batches):
         self._order = self._order[shuffled]
         return self._order
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Any]]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Any], None, None]:
         weight = self.weight
         if weight is None:
             yield from super().epoch(epoch, start)
