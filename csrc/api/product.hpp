@@ -38,12 +38,13 @@ class Product {
         transpose_b_(transpose_b),
         inner_(transpose_a ? a.rows : a.columns),
         by_rows_(c.rows >= c.columns) {
-    // BLAS packs the operand that is not split once for each piece: pieces are large, 2 Mflop take about 30 us
-    constexpr std::int64_t kPieceFlops = 1 << 21, kMostPieces = 64, kShortest = 64;
+    // BLAS packs the operand that is not split once for each piece: pieces are large, 2 Mflop take about 40 us; what is
+    // less than two of them is halved
+    constexpr std::int64_t kPieceFlops = 1 << 21, kMostPieces = 64, kShortest = 64, kShortestHalf = 32, kGrain = 16;
     const std::int64_t side = by_rows_ ? c.rows : c.columns;
     pieces_ = std::clamp<std::int64_t>(std::min(flops() / kPieceFlops, side / kShortest), 1, kMostPieces);
-    length_ = (side + pieces_ - 1) / pieces_;
-    length_ = (length_ + kShortest - 1) / kShortest * kShortest;
+    if (pieces_ == 1 && flops() >= kPieceFlops && side >= 2 * kShortestHalf) pieces_ = 2;
+    length_ = ((side + pieces_ - 1) / pieces_ + kGrain - 1) / kGrain * kGrain;
     pieces_ = (side + length_ - 1) / length_;
   }
   std::int64_t flops() const { return 2 * c_.rows * c_.columns * inner_; }
