@@ -106,12 +106,20 @@ LAYERS = {
     ),
     "an activation last": lambda d: dense(nn.Linear(4, CLASSES, dtype=d), features=CLASSES, dtype=d),
 }  # fmt: skip
-OTHERS = {"Embedding", "Sequential", "Layer"}  # below
+OTHERS = {"Embedding", "Sequential", "Layer", "Conv2d", "MaxPool2d", "AvgPool2d"}  # below
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, rng, dtype):
     check(LAYERS[name](dtype), losses.CrossEntropy(), rows(rng, (4,), dtype), classes(rng))
+
+
+def test_images(rng, dtype):
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1, dtype=dtype), nn.BatchNorm(2, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(2, 2, 1, dtype=dtype), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, CLASSES, dtype=dtype),
+    )  # fmt: skip
+    check(model, losses.CrossEntropy(), rows(rng, (1, 4, 4), dtype), classes(rng))
 
 
 def test_every_layer_is_here():
