@@ -599,7 +599,7 @@ def is_written(kernel, name):
 
 def holding(kernel, name):
     """The arguments that a message may name: any, when one that others are held against has changed."""
-    model = name == next(iter(SHAPES[kernel])) or (kernel.startswith("linear") and name == "weight")
+    model = name == next(iter(SHAPES[kernel])) or (kernel.startswith(("linear", "conv2d")) and name == "weight")
     return (*SHAPES[kernel], "saved", "statistics", "sums") if model else (name,)
 
 

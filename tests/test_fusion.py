@@ -117,6 +117,32 @@ def test_a_layer_of_ones_own_is_not_fused(rng):
     np.testing.assert_array_equal(y, np.maximum(2 * (x @ model.layers[0].weight.T + model.layers[0].bias), 0))
 
 
+def test_what_a_layer_returns_of_the_callers_array_stays_the_callers(rng):
+    """Flatten's gradient is a view: neither the ReLU of a pass nor one in place may write there."""
+    shape, dy = (3, 2, 4, 4), rng.normal(size=(3, 32))
+    for first in (nn.Conv2d(2, 2, 3, padding=1, dtype=np.float64), nn.Tanh()):
+        block = nn.Residual(first, nn.ReLU(), nn.Flatten(), shortcut=nn.Flatten())
+        block.forward(rng.normal(size=shape))
+        given = dy.copy()
+        block.backward(given)
+        np.testing.assert_array_equal(given, dy)
+        nn.check_gradients(block, shape)
+
+
+def test_a_layer_without_a_gradient_below_others_is_named(rng):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3), nn.Embedding(4, 2), seed=None)
+    model.layers[2].forward(np.zeros((5, 3), int))
+    with pytest.raises(ValueError, match=r"^Embedding\(4, 2\) gives no gradient to Linear\(3, 3\) before it"):
+        model.backward(np.ones((5, 3, 2), np.float32))
+
+
+def test_neighbours_across_a_pool_and_classes_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"Conv2d\(1, 8, 3\) gives 8 features, but Conv2d\(4, 8, 3\) after it takes 4"):
+        nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3))
+    with pytest.raises(TypeError, match=r"make one with ReLU\(\.\.\.\)"):
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU)
+
+
 def test_backward_before_forward_is_an_error():
     for layers in ([nn.Linear(3, 2), nn.ReLU()], [nn.BatchNorm(2), nn.ReLU()], [nn.Conv2d(2, 2, 1), nn.ReLU()]):
         with pytest.raises(RuntimeError, match="was called before forward"):

@@ -165,23 +165,28 @@ struct Convolution {
 onepass_status check_convolution(const onepass_array* x, const onepass_array* weight, const onepass_window* given,
                                  Images& images, Window& window) {
   Images kernel;
-  ONEPASS_TRY(check_images("x", x, images));
-  if (weight != nullptr && weight->ndim == 4 && weight->shape[1] != images.channels)
-    return fail(ONEPASS_INVALID_SHAPE, "weight: expected %lld input channels like x, got %s",
-                static_cast<long long>(images.channels), shape_text(*weight).c_str());
-  if (weight != nullptr && weight->dtype != x->dtype)
-    return fail(ONEPASS_INVALID_DTYPE, "weight: expected %s like x, got %s; convert it first", type_name(x->dtype),
-                describe(*weight).c_str());
-  if (weight != nullptr && weight->ndim != 4)
+  if (weight != nullptr && weight->ndim >= 0 && weight->ndim != 4)
     return fail(ONEPASS_INVALID_SHAPE,
                 "weight: expected shape (outputs, channels, kernel height, kernel width), got %s",
                 shape_text(*weight).c_str());
   ONEPASS_TRY(check_images("weight", weight, kernel));
+  ONEPASS_TRY(check_images("x", x, images));
+  if (weight->dtype != x->dtype)
+    return fail(ONEPASS_INVALID_DTYPE, "x: expected %s like weight, got %s; convert it first", type_name(weight->dtype),
+                describe(*x).c_str());
+  if (kernel.channels != images.channels)
+    return fail(ONEPASS_INVALID_SHAPE, "x: expected %lld channels (axis 1) like weight, got %s%s",
+                static_cast<long long>(kernel.channels), shape_text(*x).c_str(),
+                kernel.channels == images.width
+                    ? "; images with channels last: numpy.ascontiguousarray(x.transpose(0, 3, 1, 2)) first"
+                    : "");
   ONEPASS_TRY(check_window(given, images, window));
   if (window.kernel[0] != kernel.height || window.kernel[1] != kernel.width)
     return fail(ONEPASS_INVALID_SHAPE, "weight: %s does not have the window's kernel", shape_text(*weight).c_str());
   constexpr std::int64_t kMost = 1 << 30;  // BLAS counts in int
-  if (kernel.image() > kMost || window.out_height > kMost / window.out_width || images.plane() > kMost)
+  if (kernel.count > kMost || kernel.image() > kMost)
+    return fail(ONEPASS_INVALID_SHAPE, "weight: %s is too large for BLAS", shape_text(*weight).c_str());
+  if (window.out_height > kMost / window.out_width || images.plane() > kMost)
     return fail(ONEPASS_INVALID_SHAPE, "x: %s is too large for BLAS", shape_text(*x).c_str());
   return ONEPASS_OK;
 }

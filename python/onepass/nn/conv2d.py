@@ -101,10 +101,11 @@ class Conv2d(Layer):
         return self._forward(x, True)
 
     def _forward(self, x: Array, relu: bool) -> Array:
-        self._x = x
         shape = out_shape(x.shape, self.kernel_size, self.stride, self.padding, self._outputs)
         y = self._y.get(shape, self._dtype)
-        return conv2d(x, self.weight, self.bias, self.stride, self.padding, relu, y)
+        conv2d(x, self.weight, self.bias, self.stride, self.padding, relu, y)
+        self._x = x
+        return y
 
     def backward(self, dy: Array, out: Out = None) -> Array | None:
         x = self._x

@@ -45,6 +45,7 @@ class Layer:
     in_place: bool = False  # backward may write its result over dy
     sizes: tuple[int, int] | None = None  # axis 1 before and after, where the layer fixes them
     keeps_shape: bool = False  # any input, and an output of its shape
+    keeps_channels: bool = False  # any size of axis 1, which stays
     fuses_relu: bool = False  # has forward_relu and backward_relu
 
     def forward(self, x: Array, training: bool = True) -> Array:

@@ -37,6 +37,8 @@ def output_shape(
 
 
 class _Pool2d(Layer):
+    keeps_channels = True
+
     def __init__(self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride = self.kernel_size if stride is None else pair("stride", stride)

@@ -25,7 +25,7 @@ def _check_sizes(layers: Sequence[Layer]) -> None:
     before: Layer | None = None  # the last layer that fixes how many features there are
     for layer in _flat(layers):
         if layer.sizes is None:
-            before = before if layer.keeps_shape else None
+            before = before if layer.keeps_shape or layer.keeps_channels else None
             continue
         if before is not None and before.sizes is not None and before.sizes[1] != layer.sizes[0]:
             raise ValueError(
@@ -81,6 +81,8 @@ class Sequential(Layer):
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 hint = "; pass layers one by one, Sequential(*layers)" if isinstance(layer, (list, tuple)) else ""
+                if isinstance(layer, type) and issubclass(layer, Layer):
+                    hint = f"; make one with {layer.__name__}(...)"
                 raise TypeError(f"layers[{index}] is {layer!r:.60}, expected an object of nn.Layer{hint}")
         if len({id(layer) for layer in layers}) != len(layers):
             raise ValueError("layers holds one layer twice; its buffers can serve one place only")
@@ -111,9 +113,9 @@ class Sequential(Layer):
         """As `Layer.backward`; with ``out=False`` it ends at the lowest layer with parameters."""
         stop = self._lowest if out is False else 0
         gradient: Any = dy  # of an array, until the last line
+        ours = False  # a buffer of the layer above, not the caller's array or a view of it
         for index in range(len(self._steps) - 1, stop - 1, -1):
             layer, relu = self._steps[index]
-            ours = gradient is not dy  # a buffer of the layer above, not the caller's array
             target = out if index == stop else gradient if ours and layer.in_place else None
             if relu is None:
                 gradient = layer.backward(gradient, target)
@@ -121,6 +123,10 @@ class Sequential(Layer):
                 raise RuntimeError("Sequential.backward was called before forward")
             else:
                 gradient = layer.backward_relu(gradient, relu.output, target, ours)
+            if index > stop:
+                if gradient is None:
+                    raise ValueError(f"{layer!r:.60} gives no gradient to {self._steps[index - 1][0]!r:.60} before it")
+                ours = ours or not np.may_share_memory(gradient, dy)
         result: Array | None = gradient
         return result
 
