@@ -238,6 +238,34 @@ REFUSED = {  # name: function, arguments, error, words of the message
     "bias of another length": (
         "conv2d", (ones(1, 2, 5, 5), ones(4, 2, 3, 3), ones(3)), ValueError, ["bias: ", "(4,)", "(3,)"],
     ),
+    "bias of one element": (
+        "conv2d", (ones(1, 2, 5, 5), ones(4, 2, 3, 3), ones(1)), ValueError, ["bias: ", "(4,)", "(1,)"],
+    ),
+    "bias of another type": (
+        "conv2d", (ones(1, 2, 5, 5), ones(4, 2, 3, 3), ones(4, dtype=np.float64)), TypeError, ["bias: ", "convert"],
+    ),
+    "weight of no outputs": ("conv2d", (ones(1, 2, 5, 5), ones(0, 2, 3, 3)), ValueError, ["weight: ", "empty"]),
+    "dy of conv2d of another shape": (
+        "conv2d_backward", (ones(1, 4, 3, 2), ones(1, 2, 5, 5), ones(4, 2, 3, 3)), ValueError,
+        ["dy: ", "(1, 4, 3, 3)"],
+    ),
+    "dy of one output": (
+        "conv2d_backward", (ones(1, 1, 3, 3), ones(1, 2, 5, 5), ones(4, 2, 3, 3)), ValueError,
+        ["dy: ", "(1, 4, 3, 3)"],
+    ),
+    "dy of another type": (
+        "conv2d_backward", (ones(1, 4, 3, 3, dtype=np.float64), ones(1, 2, 5, 5), ones(4, 2, 3, 3)), TypeError,
+        ["dy: ", "convert"],
+    ),
+    "dx is True": (
+        "conv2d_backward", (ones(1, 4, 3, 3), ones(1, 2, 5, 5), ones(4, 2, 3, 3), 1, 0, True), TypeError,
+        ["dx: ", "False"],
+    ),
+    "dbias of another shape, after dx": (
+        "conv2d_backward",
+        (ones(1, 4, 3, 3), ones(1, 2, 5, 5), ones(4, 2, 3, 3), 1, 0, ones(1, 2, 5, 5), False, ones(3)), ValueError,
+        ["dbias: ", "(4,)", "(3,)"],
+    ),
     "window larger than the image": ("conv2d", (ones(1, 2, 5, 2), ones(1, 2, 3, 3)), ValueError, ["width 2", "3"]),
     "gaps": ("conv2d", (ones(1, 2, 5, 10)[..., ::2], ones(1, 2, 3, 3)), ValueError, ["x: ", "ascontiguousarray"]),
     "channels last": (
@@ -245,11 +273,24 @@ REFUSED = {  # name: function, arguments, error, words of the message
     ),
     "empty": ("conv2d", (ones(0, 2, 5, 5), ones(1, 2, 3, 3)), ValueError, ["x: ", "empty"]),
     "stride 0": ("conv2d", (ones(1, 2, 5, 5), ones(1, 2, 3, 3), None, 0), ValueError, ["stride: ", "0"]),
+    "stride below 0": ("max_pool2d", (ones(1, 2, 5, 5), 2, -1), ValueError, ["stride: ", "-1"]),
+    "stride of one axis 0": ("avg_pool2d", (ones(1, 2, 5, 5), 2, (1, 0)), ValueError, ["stride: ", "0"]),
+    "stride below 0 backward": (
+        "max_pool2d_backward", (ones(1, 2, 4, 4), ones(1, 2, 5, 5), 2, -1), ValueError, ["stride: ", "-1"],
+    ),
+    "stride too large": ("max_pool2d", (ones(1, 2, 5, 5), 2, 2**62), ValueError, ["stride: ", str(2**62)]),
     "stride a word": ("conv2d", (ones(1, 2, 5, 5), ones(1, 2, 3, 3), None, "two"), TypeError, ["stride: ", "'two'"]),
     "padding below 0": ("conv2d", (ones(1, 2, 5, 5), ones(1, 2, 3, 3), None, 1, -1), ValueError, ["padding: ", "-1"]),
     "three strides": ("max_pool2d", (ones(1, 2, 5, 5), 2, (1, 1, 1)), TypeError, ["stride: ", "pair"]),
+    "pool larger than the image": ("avg_pool2d", (ones(1, 2, 3, 5), 4), ValueError, ["x: ", "height 3", "4"]),
     "kernel 0": ("avg_pool2d", (ones(1, 2, 5, 5), 0), ValueError, ["kernel_size: ", "0"]),
     "kernel half": ("avg_pool2d", (ones(1, 2, 5, 5), 2.5), TypeError, ["kernel_size: ", "2.5"]),
+    "padding as large as the kernel": (
+        "max_pool2d", (ones(1, 2, 5, 5), 2, 2, 2), ValueError, ["padding: ", "half", "2 of 2"],
+    ),
+    "much padding backward": (
+        "avg_pool2d_backward", (ones(1, 2, 7, 7), (1, 2, 5, 5), 3, 1, 2), ValueError, ["padding: ", "half", "2 of 3"],
+    ),
     "much padding": ("max_pool2d", (ones(1, 2, 5, 5), 3, 1, 2), ValueError, ["padding: ", "half", "2 of 3"]),
     "out of another shape": (
         "max_pool2d", (ones(1, 2, 6, 6), 2, None, 0, ones(1, 2, 6, 6)), ValueError, ["out: ", "(1, 2, 3, 3)"],
@@ -266,11 +307,11 @@ REFUSED = {  # name: function, arguments, error, words of the message
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_before_anything_is_written(name):
+def test_refused_before_anything_is_written(functions, name):
     function, arguments, error, words = REFUSED[name]
     kept = [a.copy() if isinstance(a, np.ndarray) else None for a in arguments]
     with pytest.raises(error) as raised:
-        getattr(kernels, function)(*arguments)
+        getattr(functions, function)(*arguments)
     assert [word for word in words if word not in str(raised.value)] == [], raised.value
     for argument, before in zip(arguments, kept, strict=True):
         if before is not None:
@@ -279,26 +320,33 @@ def test_refused_before_anything_is_written(name):
 
 X = np.arange(72, dtype=np.float32).reshape(1, 2, 6, 6)
 OVERLAPPING = {
-    "out is x": lambda x, weight: kernels.conv2d(x, weight, padding=1, out=x),
-    "dx is dy": lambda x, weight: kernels.conv2d_backward(x, x.copy(), weight, padding=1, dx=x),
-    "dweight is weight": lambda x, weight: kernels.conv2d_backward(x, x, weight, padding=1, dweight=weight),
-    "out of pooling is x": lambda x, weight: kernels.avg_pool2d(x, 1, out=x),
-    "dx of pooling is x": lambda x, weight: kernels.max_pool2d_backward(X[:, :, ::2, ::2].copy(), x, 2, out=x),
+    "out is x": lambda functions, x, weight: functions.conv2d(x, weight, padding=1, out=x),
+    "dx is dy": lambda functions, x, weight: functions.conv2d_backward(x, x.copy(), weight, padding=1, dx=x),
+    "dweight is weight": lambda functions, x, weight: functions.conv2d_backward(
+        x, x, weight, padding=1, dweight=weight
+    ),
+    "dx is dweight": lambda functions, x, weight: functions.conv2d_backward(
+        ones(1, 1, 1, 1), ones(1, 2, 3, 3), weight[:1], dx=weight[1:], dweight=weight[1:]
+    ),
+    "out of pooling is x": lambda functions, x, weight: functions.avg_pool2d(x, 1, out=x),
+    "dx of pooling is x": lambda functions, x, weight: functions.max_pool2d_backward(
+        X[:, :, ::2, ::2].copy(), x, 2, out=x
+    ),
 }
 
 
 @pytest.mark.parametrize("name", OVERLAPPING)
-def test_overlap_is_refused(name):
+def test_overlap_is_refused(functions, name):
     x, weight = X.copy(), ones(2, 2, 3, 3)
     with pytest.raises(ValueError, match=r"^(out|dx|dweight): .*copy"):
-        OVERLAPPING[name](x, weight)
+        OVERLAPPING[name](functions, x, weight)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(weight, 1)
 
 
-def test_read_only_memory_is_refused():
+def test_read_only_memory_is_refused(functions):
     out = np.zeros((1, 2, 6, 6), np.float32)
     out.flags.writeable = False
     with pytest.raises(ValueError, match=r"^out: .*read-only"):
-        kernels.avg_pool2d(X, 1, out=out)
+        functions.avg_pool2d(X, 1, out=out)
     assert not out.any()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 from typing import Any, TypeAlias
 
-__all__ = ["Pair", "out_shape", "pair"]
+__all__ = ["Pair", "check_window", "out_shape", "pair"]
 
 Pair: TypeAlias = "int | tuple[int, int]"
+
+_MOST = 1 << 20  # as in the kernels
 
 
 def pair(name: str, value: Any) -> tuple[int, int]:
@@ -48,3 +50,34 @@ def out_shape(
         for size, window, step, around in zip(shape[2:4], kernel, stride, padding, strict=False)
     )
     return (*shape[:1], *(channels or shape[1:2]), *sizes)
+
+
+def check_window(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    pooling: bool = False,
+) -> None:
+    """What the kernels refuse of windows over images (N, C, H, W); ``pooling``: none may lie in the padding alone.
+
+    Raises:
+        ValueError: a kernel or a stride below 1, padding below 0, any of them above 2**20, a window larger than the
+            padded image, or, of pooling, padding of more than half of the kernel.
+
+    >>> check_window((1, 1, 5, 5), (3, 3), (1, 1), (2, 2), pooling=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: padding: expected at most half of kernel_size, got 2 of 3
+    """
+    for axis, size in enumerate(shape[2:]):
+        window, around = kernel[axis], padding[axis]
+        for name, value, least in (("kernel_size", window, 1), ("stride", stride[axis], 1), ("padding", around, 0)):
+            if not least <= value <= _MOST:
+                raise ValueError(f"{name}: expected integers >= {least}, got {value}")
+        if size + 2 * around < window:
+            side = ("height", "width")[axis]
+            raise ValueError(f"x: {side} {size} with padding {around} is less than the window's {window}")
+    for around, window in zip(padding, kernel, strict=True):
+        if pooling and 2 * around > window:
+            raise ValueError(f"padding: expected at most half of kernel_size, got {around} of {window}")

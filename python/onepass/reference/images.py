@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 
-from onepass._windows import Pair, out_shape, pair
+from onepass._checks import (
+    check_apart,
+    check_contiguous,
+    check_filled,
+    check_float,
+    check_like,
+    check_vector,
+    check_writable,
+)
+from onepass._windows import Pair, check_window, out_shape, pair
 from onepass.reference._results import Array, give
 
 
@@ -28,8 +38,12 @@ def conv2d(
     >>> conv2d(x, np.array([[[[1.0, 0.0], [0.0, -1.0]]]])).tolist()
     [[[[-4.0, -4.0], [-4.0, -4.0]]]]
     """
-    padded = _pad(x, pair("padding", padding), 0.0)
-    y = np.einsum("ncrsij,ocij->nors", _windows(padded, weight.shape[2:], pair("stride", stride)), weight.astype(float))
+    steps, around = pair("stride", stride), pair("padding", padding)
+    _check_convolution(x, weight, steps, around)
+    check_vector("bias", bias, len(weight), x.dtype)
+    _check_out(out, _outputs(x, weight.shape[2:], steps, around, weight.shape[:1]), x=x, weight=weight, bias=bias)
+    windows = _windows(_pad(x, around, 0.0), weight.shape[2:], steps)
+    y = np.einsum("ncrsij,ocij->nors", windows, weight.astype(np.float64))
     if bias is not None:
         y = y + bias.astype(np.float64)[:, None, None]
     return give(np.where(y < 0, 0.0, y) if relu else y, x, out)
@@ -55,6 +69,12 @@ def conv2d_backward(
     [[1.0, 1.0, 0.0], [1.0, 0.0, -1.0], [0.0, -1.0, -1.0]]
     """
     steps, around = pair("stride", stride), pair("padding", padding)
+    _check_convolution(x, weight, steps, around)
+    _check_outputs("dy", dy, _outputs(x, weight.shape[2:], steps, around, weight.shape[:1]))
+    inputs: dict[str, Array | Literal[False] | None] = {"dy": dy, "x": x, "weight": weight}
+    _check_gradient("dx", dx, "x", x, inputs)
+    _check_gradient("dweight", dweight, "weight", weight, {**inputs, "dx": dx})
+    _check_gradient("dbias", dbias, "weight's outputs", weight[:, 0, 0, 0], {**inputs, "dx": dx, "dweight": dweight})
     d = dy.astype(np.float64)
     windows = _windows(_pad(x, around, 0.0), weight.shape[2:], steps)
     slopes = np.zeros_like(_pad(x, around, 0.0))
@@ -83,6 +103,8 @@ def max_pool2d(
     [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
     kernel, steps, around = _window(kernel_size, stride, padding)
+    _check_pooling("x", x, kernel, steps, around)
+    _check_out(out, _outputs(x, kernel, steps, around), x=x)
     return give(_windows(_pad(x, around, -np.inf), kernel, steps).max((4, 5)), x, out)
 
 
@@ -102,6 +124,9 @@ def max_pool2d_backward(
     [[[[0.0, 1.0], [0.0, 0.0]]]]
     """
     kernel, steps, around = _window(kernel_size, stride, padding)
+    _check_pooling("x", x, kernel, steps, around)
+    _check_outputs("dy", dy, _outputs(x, kernel, steps, around))
+    _check_out(out, x, "x", dy=dy, x=x)
     padded = _pad(x, around, -np.inf)
     there = _windows(_pad(np.ones(x.shape), around, 0.0), kernel, steps) != 0
     windows = _windows(padded, kernel, steps)
@@ -133,6 +158,8 @@ def avg_pool2d(
     [[[[2.5, 4.5], [10.5, 12.5]]]]
     """
     kernel, steps, around = _window(kernel_size, stride, padding)
+    _check_pooling("x", x, kernel, steps, around)
+    _check_out(out, _outputs(x, kernel, steps, around), x=x)
     return give(_windows(_pad(x, around, 0.0), kernel, steps).mean((4, 5)), x, out)
 
 
@@ -152,6 +179,13 @@ def avg_pool2d_backward(
     [[[[0.25, 0.25], [0.25, 0.25]]]]
     """
     kernel, steps, around = _window(kernel_size, stride, padding)
+    check_float("dy", dy)
+    dx = np.empty(input_shape, dy.dtype) if out is None else out
+    _check_pooling("out", dx, kernel, steps, around)
+    if dx.shape != tuple(input_shape):
+        raise ValueError(f"out: expected input_shape {tuple(input_shape)}, got {dx.shape}")
+    _check_outputs("dy", dy, _outputs(dx, kernel, steps, around))
+    _check_out(out, dx, dy=dy)
     slopes = np.zeros((*input_shape[:2], *(n + 2 * p for n, p in zip(input_shape[2:], around, strict=True))))
     for i, j in np.ndindex(kernel):
         _tap(slopes, i, j, steps, dy.shape[2:])[...] += dy.astype(np.float64) / (kernel[0] * kernel[1])
@@ -165,6 +199,76 @@ def _window(
     return kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding)
 
 
+def _check_images(name: str, x: Array) -> None:
+    check_float(name, x)
+    if x.ndim != 4:
+        raise ValueError(f"{name}: expected shape (images, channels, height, width), got {x.shape}")
+    check_filled(name, x)
+    check_contiguous(name, x)
+
+
+def _check_convolution(x: Array, weight: Array, steps: tuple[int, int], around: tuple[int, int]) -> None:
+    _check_images("x", x)
+    check_float("weight", weight)
+    if weight.dtype != x.dtype:
+        raise TypeError(f"weight: expected {x.dtype} like x, got {weight.dtype}; convert it first")
+    if weight.ndim != 4:
+        raise ValueError(f"weight: expected shape (outputs, channels, kernel height, kernel width), got {weight.shape}")
+    if weight.shape[1] != x.shape[1]:
+        raise ValueError(f"weight: expected {x.shape[1]} input channels like x, got {weight.shape}")
+    check_filled("weight", weight)
+    check_contiguous("weight", weight)
+    check_window(x.shape, weight.shape[2:], steps, around)
+
+
+def _check_pooling(
+    name: str, x: Array, kernel: tuple[int, int], steps: tuple[int, int], around: tuple[int, int]
+) -> None:
+    _check_images(name, x)
+    check_window(x.shape, kernel, steps, around, pooling=True)
+
+
+def _outputs(
+    x: Array, kernel: tuple[int, ...], steps: tuple[int, int], around: tuple[int, int], channels: tuple[int, ...] = ()
+) -> Array:
+    # what the outputs are held against: their shape and type
+    return np.empty(out_shape(x.shape, kernel, steps, around, channels), x.dtype)
+
+
+def _check_outputs(name: str, a: Array, model: Array, model_name: str = "the windows' outputs") -> None:
+    check_like(name, a, model_name, model)
+    check_contiguous(name, a)
+
+
+def _check_out(
+    out: Array | None, model: Array, model_name: str = "the windows' outputs", **inputs: Array | None
+) -> None:
+    if out is not None:
+        _check_written("out", out, model, model_name, inputs)
+
+
+def _check_gradient(
+    name: str,
+    given: Array | bool | None,
+    model_name: str,
+    model: Array,
+    others: Mapping[str, Array | Literal[False] | None],
+) -> None:
+    if given is True:
+        raise TypeError(f"{name}: expected an array, None (a new array) or False (not computed), got True")
+    if given is not None and given is not False:
+        _check_written(name, given, model, model_name, others)
+
+
+def _check_written(
+    name: str, a: Array, model: Array, model_name: str, others: Mapping[str, Array | Literal[False] | None]
+) -> None:
+    _check_outputs(name, a, model, model_name)
+    check_writable(name, a)
+    for other_name, other in others.items():
+        check_apart(name, a, other_name, None if other is False else other)
+
+
 def _pad(x: Array, around: tuple[int, int], value: float) -> Array:
     sides = ((0, 0), (0, 0), (around[0], around[0]), (around[1], around[1]))
     return np.pad(x.astype(np.float64), sides, constant_values=value)
@@ -176,9 +280,7 @@ def _inside(padded: Array, around: tuple[int, int], shape: tuple[int, ...]) -> A
 
 def _windows(padded: Array, kernel: tuple[int, ...], steps: tuple[int, int]) -> Array:
     # a view (N, C, outputs of H, of W, *kernel)
-    shape = (*out_shape(padded.shape, kernel, steps, (0, 0)), *kernel)
-    n, c, h, w = padded.strides
-    return as_strided(padded, shape, (n, c, h * steps[0], w * steps[1], h, w), writeable=False)
+    return sliding_window_view(padded, kernel, (2, 3))[:, :, :: steps[0], :: steps[1]]
 
 
 def _tap(padded: Array, i: int, j: int, steps: tuple[int, int], outputs: tuple[int, ...]) -> Array:
