@@ -228,10 +228,10 @@ def ones(*shape, dtype=np.float32):
 REFUSED = {  # name: function, arguments, error, words of the message
     "a list": ("conv2d", ([[1.0]], ones(1, 1, 1, 1)), TypeError, ["x: ", "asarray"]),
     "three axes": ("conv2d", (ones(2, 5, 5), ones(1, 2, 3, 3)), ValueError, ["x: ", "(2, 5, 5)"]),
-    "other channels": ("conv2d", (ones(1, 2, 5, 5), ones(1, 3, 3, 3)), ValueError, ["weight: ", "2 input channels"]),
+    "other channels": ("conv2d", (ones(1, 2, 5, 5), ones(1, 3, 3, 3)), ValueError, ["x: ", "3 channels", "axis 1"]),
     "weight of two axes": ("conv2d", (ones(1, 2, 5, 5), ones(3, 3)), ValueError, ["weight: ", "(3, 3)"]),
     "weight of another type": (
-        "conv2d", (ones(1, 2, 5, 5), ones(1, 2, 3, 3, dtype=np.float64)), TypeError, ["weight: ", "convert"],
+        "conv2d", (ones(1, 2, 5, 5), ones(1, 2, 3, 3, dtype=np.float64)), TypeError, ["x: ", "like weight", "convert"],
     ),
     "integers": ("conv2d", (ones(1, 2, 5, 5, dtype=np.int64), ones(1, 2, 3, 3)), TypeError, ["x: ", "convert"]),
     "16 bits": ("max_pool2d", (ones(1, 2, 5, 5, dtype=np.float16), 2), TypeError, ["x: ", "convert"]),
@@ -342,6 +342,17 @@ def test_overlap_is_refused(functions, name):
         OVERLAPPING[name](functions, x, weight)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(weight, 1)
+
+
+def test_images_with_channels_last_are_told_what_to_do():
+    with pytest.raises(ValueError, match=r"^x: expected 3 channels.*channels last: numpy\.ascontig"):
+        kernels.conv2d(ones(5, 28, 28, 3), ones(8, 3, 3, 3))
+
+
+def test_more_output_channels_than_blas_can_count_are_refused():
+    weight = np.zeros((2**31, 1, 1, 1), np.float32)  # memory that nobody touches
+    with pytest.raises(ValueError, match=r"^weight: .* is too large for BLAS"):
+        kernels.conv2d(ones(1, 1, 1, 1), weight, out=ones(1, 1, 1, 1))
 
 
 def test_read_only_memory_is_refused(functions):

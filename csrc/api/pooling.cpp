@@ -64,16 +64,21 @@ onepass_status backward(const onepass_array* dy, const onepass_array* x, const o
   Images images;
   Window window;
   ONEPASS_TRY(check_threads(threads));
-  ONEPASS_TRY(check_images("out", dx, images));
+  if (x != nullptr) {
+    ONEPASS_TRY(check_images("x", x, images));
+    ONEPASS_TRY(check_like("out", dx, "x", *x));
+    ONEPASS_TRY(check_contiguous("out", *dx));
+  } else {
+    ONEPASS_TRY(check_float("dy", dy));
+    ONEPASS_TRY(check_images("out", dx, images));
+    if (dx->dtype != dy->dtype)
+      return fail(ONEPASS_INVALID_DTYPE, "out: expected %s like dy, got %s; convert it first", type_name(dy->dtype),
+                  describe(*dx).c_str());
+  }
   ONEPASS_TRY(check_window(given, images, window));
   ONEPASS_TRY(check_padding(window));
   ONEPASS_TRY(check_outputs_of("dy", dy, *dx, images.count, images.channels, window));
-  ONEPASS_TRY(check_written({"out", dx}, {{"dy", dy}}));
-  if (x != nullptr) {
-    ONEPASS_TRY(check_like("x", x, "out", *dx));
-    ONEPASS_TRY(check_contiguous("x", *x));
-    ONEPASS_TRY(check_apart("out", dx, "x", x));
-  }
+  ONEPASS_TRY(check_written({"out", dx}, {{"dy", dy}, {"x", x}}));
   return with_float(dx->dtype, [&](auto zero) {
     using T = decltype(zero);
     const T *slope = static_cast<const T*>(dy->data), *input = x ? static_cast<const T*>(x->data) : nullptr;

@@ -21,11 +21,11 @@ onepass_status check_window(const onepass_window* given, const Images& x, Window
   for (int axis = 0; axis < 2; ++axis) {
     const long long kernel = given->kernel[axis], stride = given->stride[axis], padding = given->padding[axis];
     if (kernel < 1 || kernel > kMost)
-      return fail(ONEPASS_INVALID_VALUE, "kernel_size: expected integers >= 1, got %lld", kernel);
+      return fail(ONEPASS_INVALID_VALUE, "kernel_size: expected integers from 1 to 2^20, got %lld", kernel);
     if (stride < 1 || stride > kMost)
-      return fail(ONEPASS_INVALID_VALUE, "stride: expected integers >= 1, got %lld", stride);
+      return fail(ONEPASS_INVALID_VALUE, "stride: expected integers from 1 to 2^20, got %lld", stride);
     if (padding < 0 || padding > kMost)
-      return fail(ONEPASS_INVALID_VALUE, "padding: expected integers >= 0, got %lld", padding);
+      return fail(ONEPASS_INVALID_VALUE, "padding: expected integers from 0 to 2^20, got %lld", padding);
     if (inputs[axis] + 2 * padding < kernel)
       return fail(ONEPASS_INVALID_SHAPE, "x: %s %lld with padding %lld is less than the window's %lld",
                   axis == 0 ? "height" : "width", static_cast<long long>(inputs[axis]), padding, kernel);

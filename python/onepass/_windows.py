@@ -74,7 +74,7 @@ def check_window(
         window, around = kernel[axis], padding[axis]
         for name, value, least in (("kernel_size", window, 1), ("stride", stride[axis], 1), ("padding", around, 0)):
             if not least <= value <= _MOST:
-                raise ValueError(f"{name}: expected integers >= {least}, got {value}")
+                raise ValueError(f"{name}: expected integers from {least} to 2^20, got {value}")
         if size + 2 * around < window:
             side = ("height", "width")[axis]
             raise ValueError(f"x: {side} {size} with padding {around} is less than the window's {window}")

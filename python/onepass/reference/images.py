@@ -208,16 +208,16 @@ def _check_images(name: str, x: Array) -> None:
 
 
 def _check_convolution(x: Array, weight: Array, steps: tuple[int, int], around: tuple[int, int]) -> None:
-    _check_images("x", x)
     check_float("weight", weight)
-    if weight.dtype != x.dtype:
-        raise TypeError(f"weight: expected {x.dtype} like x, got {weight.dtype}; convert it first")
     if weight.ndim != 4:
         raise ValueError(f"weight: expected shape (outputs, channels, kernel height, kernel width), got {weight.shape}")
-    if weight.shape[1] != x.shape[1]:
-        raise ValueError(f"weight: expected {x.shape[1]} input channels like x, got {weight.shape}")
     check_filled("weight", weight)
     check_contiguous("weight", weight)
+    _check_images("x", x)
+    if x.dtype != weight.dtype:
+        raise TypeError(f"x: expected {weight.dtype} like weight, got {x.dtype}; convert it first")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x: expected {weight.shape[1]} channels (axis 1) like weight, got {x.shape}")
     check_window(x.shape, weight.shape[2:], steps, around)
 
 
