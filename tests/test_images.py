@@ -349,7 +349,7 @@ def test_images_with_channels_last_are_told_what_to_do():
         kernels.conv2d(ones(5, 28, 28, 3), ones(8, 3, 3, 3))
 
 
-def test_more_output_channels_than_blas_can_count_are_refused():
+def test_more_elements_than_blas_can_count_are_refused():
     weight = np.zeros((2**31, 1, 1, 1), np.float32)  # memory that nobody touches
     with pytest.raises(ValueError, match=r"^weight: .* is too large for BLAS"):
         kernels.conv2d(ones(1, 1, 1, 1), weight, out=ones(1, 1, 1, 1))
