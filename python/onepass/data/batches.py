@@ -96,7 +96,7 @@ class Batches:
         for index, function in enumerate(functions):
             if not callable(function):
                 raise TypeError(f"transform[{index}] is {function!r:.60}, expected a function (x, y, generator)")
-        self._transforms = [f.fresh() if isinstance(f, Transform) else f for f in functions]
+        self._transforms = _fresh(functions)
         direct = not functions and not prefetch
         self._views = self._source.views(gather=shuffle) if direct else None
         self._slot: Slot | None = None
@@ -186,7 +186,8 @@ class Batches:
 
     def _produce(self, epoch: int, start: int, slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array, Array]]:
         """Each batch in the next of ``slots``."""
-        size, transforms = self.batch_size, self._transforms
+        size = self.batch_size
+        transforms = _fresh(self._transforms) if self.prefetch else self._transforms  # each epoch has its thread
         order = self.order(epoch) if self.shuffle else None
         random = BatchRandom(self.seed, epoch) if transforms else None
         for batch, slot in zip(range(start, len(self)), slots, strict=False):
@@ -197,6 +198,10 @@ class Batches:
             if random is not None:
                 x, y = apply(transforms, x, y, random.of(batch))
             yield slot, x, y
+
+
+def _fresh(transforms: Sequence[TransformFunction]) -> list[TransformFunction]:
+    return [function.fresh() if isinstance(function, Transform) else function for function in transforms]
 
 
 def _bare(
