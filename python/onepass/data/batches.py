@@ -133,6 +133,10 @@ class Batches:
             raise ValueError(f"{name}.draw returned {drawn.min()} .. {drawn.max()}, expected numbers 0 .. {count - 1}")
         return drawn.astype(np.int64, copy=False)
 
+    def row(self, epoch: int, place: int) -> int:
+        """The number of the row that comes at ``place`` in ``epoch``: what an error message calls it."""
+        return int(self.order(epoch)[place])
+
     def _generator(self, epoch: int) -> np.random.Generator:
         key = np.array([self.seed, epoch], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
