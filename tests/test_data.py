@@ -29,6 +29,15 @@ def test_every_row_once_an_epoch(rows, batch_size, shuffle):
         assert all(size == batch_size for size in sizes[:-1])
 
 
+@pytest.mark.parametrize("name", ["batch_size", "seed", "prefetch"])
+@pytest.mark.parametrize("value", [2.0, "2", None])
+def test_numbers_that_are_no_integers_are_refused(name, value):
+    arguments = {"batch_size": 2, name: value}
+    with pytest.raises(TypeError, match=f"{name} is {value!r}, expected an integer"):
+        data.Batches(np.zeros(4), np.zeros(4), **arguments)
+    data.Batches(np.zeros(4), np.zeros(4), **{**arguments, name: np.int64(2)})
+
+
 def test_drop_last_leaves_out_the_smaller_batch():
     batches = data.Batches(np.zeros((10, 2)), np.arange(10), 4, drop_last=True)
     epoch = [yb.copy() for _, yb in batches.epoch(0)]

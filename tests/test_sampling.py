@@ -153,6 +153,8 @@ def test_what_a_sampler_draws_is_checked(drawn, match):
         (lambda: data.ClassBalanced([0.0, 1.0]), TypeError, "labels is float64, expected integers"),
         (lambda: data.ClassBalanced([[0], [1]]), ValueError, r"labels has shape \(2, 1\)"),
         (lambda: data.ClassBalanced([0, 1], rows=0), ValueError, "rows is 0"),
+        (lambda: data.ClassBalanced([0, 1], rows=1.5), TypeError, r"rows is 1\.5, expected an integer"),
+        (lambda: data.Weighted([1.0], rows=1.0), TypeError, r"rows is 1\.0, expected an integer"),
         (
             lambda: data.Batches([0.0], [0], 1, sampler=data.Weighted([1, 1])),
             ValueError,

@@ -427,6 +427,8 @@ def test_predict_and_metrics_say_what_they_expect():
         trainer().predict(X.tolist())
     with pytest.raises(TypeError, match=r"batch_size is 2\.5"):
         trainer().predict(X, batch_size=2.5)
+    with pytest.raises(TypeError, match=r"batch_size is 2\.5, expected an integer"):
+        trainer().evaluate(X, Y, batch_size=2.5)
     model = network()
     with pytest.raises(TypeError, match=r"metrics is a metric, expected a sequence of them: \[metric\]"):
         Trainer(model, losses.CrossEntropy(), optim.Adam(model.parameters()), metrics=metrics.TopK(2))

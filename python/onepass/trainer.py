@@ -296,8 +296,10 @@ class Trainer:
         """``{"loss": ..., "accuracy": ...}`` in inference mode; accuracy for classification only; then the metrics.
 
         ``x`` (N, ...) and ``y`` (N, ...) as in `fit`, or a `data.Batches` and None: epoch 0 of them, transforms
-        included. The loss is the mean of the batches' losses, each weighted with its number of rows.
+        included, and without the rows that its ``drop_last`` leaves out; ``batch_size`` is then ignored. The loss is
+        the mean of the batches' losses, each weighted with its number of rows.
         """
+        check_integer("batch_size", batch_size, 1)
         total, rows, correct = 0.0, 0, 0
         known: int | None = 0
         for metric in self.metrics:

@@ -13,6 +13,7 @@ from onepass.data._sources import source_of
 from onepass.data.rows import Array, Indices, RowSequence
 from onepass.data.sampling import Sampler
 from onepass.data.transform import BatchRandom, Transform, TransformFunction, apply, describe
+from onepass.nn.layer import check_integer
 
 __all__ = ["Batches"]
 
@@ -65,12 +66,11 @@ class Batches:
         transform: TransformFunction | Sequence[TransformFunction] | None = None,
         prefetch: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
-        if not 0 <= seed < 2**64:
+        check_integer("batch_size", batch_size, 1)
+        check_integer("seed", seed, 0)
+        if seed >= 2**64:
             raise ValueError(f"seed is {seed}, expected 0 <= seed < 2**64")
-        if prefetch < 0:
-            raise ValueError(f"prefetch is {prefetch}, expected >= 0")
+        check_integer("prefetch", prefetch, 0)
         self._source = source_of(x, y)
         count = len(self._source)
         if sampler is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onepass.data.rows import Indices
+from onepass.nn.layer import check_integer
 
 __all__ = ["ClassBalanced", "Sampler", "Weighted"]
 
@@ -42,8 +43,7 @@ class Sampler:
 def _check_count(rows: int | None, population: int) -> int:
     if rows is None:
         return population
-    if rows < 1:
-        raise ValueError(f"rows is {rows}, expected >= 1")
+    check_integer("rows", rows, 1)
     return rows
 
 
