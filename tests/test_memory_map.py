@@ -171,6 +171,7 @@ def test_foreign_files_are_refused(tmp_path, open_, content):
     [
         (b"(3, 2), ", b"(-1, 2),"),
         (b"(3, 2)", b"(3,-2)"),
+        (b"(3, 2), ", b"(True,2)"),
         (b"'<f8'", b"'<U0'"),
         (b"'<f8'", b"'<08'"),
         (b", 'shape'", b",b'shape'"),

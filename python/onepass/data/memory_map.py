@@ -33,7 +33,7 @@ def _header(file: BinaryIO, called: str) -> tuple[tuple[int, ...], bool, np.dtyp
         raise DataError(f"{called} is no array in NumPy's format, or is damaged") from None
     if dtype.hasobject:
         raise DataError(f"{called} holds pickled objects, which are never loaded; save plain arrays")
-    if dtype.itemsize == 0 or min(shape, default=0) < 0:
+    if dtype.itemsize == 0 or any(type(size) is bool or size < 0 for size in shape):
         raise DataError(f"{called} is damaged: its header says {dtype} {shape}")
     return shape, fortran_order, dtype
 
