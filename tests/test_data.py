@@ -29,6 +29,30 @@ def test_every_row_once_an_epoch(rows, batch_size, shuffle):
         assert all(size == batch_size for size in sizes[:-1])
 
 
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (np.full((5, 2), 1e308), "that their sum overflows in column 0; divide them first"),
+        (np.r_[np.full((4096, 1), 4e304), np.full((4096, 1), 4e304)], "that their sum overflows; divide"),  # two blocks
+        (np.array([[0.0, 1e200], [0.0, -1e200]]), "that their sum of squares overflows in column 1"),
+        (np.array([[1.7e308, -1.7e308]] * 2).reshape(2, 2, 1), "that their sum of squares overflows; divide"),
+        (np.tile([1e154, -1e154], 20).reshape(2, 20, 1), "that their sum of squares overflows; divide"),  # of all
+    ],
+)
+def test_standardizing_refuses_what_overflows(x, match):
+    with pytest.raises(data.DataError, match=match):
+        data.standardize(x)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "seed", "prefetch"])
+@pytest.mark.parametrize("value", [2.0, "2", None])
+def test_numbers_that_are_no_integers_are_refused(name, value):
+    arguments = {"batch_size": 2, name: value}
+    with pytest.raises(TypeError, match=f"{name} is {value!r}, expected an integer"):
+        data.Batches(np.zeros(4), np.zeros(4), **arguments)
+    data.Batches(np.zeros(4), np.zeros(4), **{**arguments, name: np.int64(2)})
+
+
 def test_drop_last_leaves_out_the_smaller_batch():
     batches = data.Batches(np.zeros((10, 2)), np.arange(10), 4, drop_last=True)
     epoch = [yb.copy() for _, yb in batches.epoch(0)]

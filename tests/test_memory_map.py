@@ -80,6 +80,9 @@ def test_reading_ahead_asks_for_the_pages_of_the_rows(tmp_path, monkeypatch):
     assert _read_ahead.ReadAhead.of(np.asarray(mapped)) is None  # far smaller than memory
     assert _read_ahead.ReadAhead.of(np.zeros(10)) is None
     monkeypatch.setattr(_read_ahead, "SHARE", 0.0)
+    assert _read_ahead.ReadAhead.of(np.asarray(mapped)[:0]) is None
+    with pytest.raises(ValueError, match="x has 0 rows: not one batch"):
+        data.Batches(mapped[:0], np.zeros(0), 1)
     ahead = _read_ahead.ReadAhead.of(np.asarray(mapped)[1000:])
     asked = []
     ahead._mapping = type("Mapping", (), {"madvise": lambda self, *arguments: asked.append(arguments)})()
@@ -161,6 +164,28 @@ def test_foreign_files_are_refused(tmp_path, open_, content):
         open_(tmp_path / "b")
     with pytest.raises(data.DataError, match="cannot be read"):
         open_(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"(3, 2), ", b"(-1, 2),"),
+        (b"(3, 2)", b"(3,-2)"),
+        (b"(3, 2), ", b"(True,2)"),
+        (b"'<f8'", b"'<U0'"),
+        (b"'<f8'", b"'<08'"),
+        (b", 'shape'", b",b'shape'"),
+        (b"{", b"("),
+        (b"}", b" "),
+    ],
+)
+def test_damaged_headers_are_refused(tmp_path, old, new):
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    content = (tmp_path / "x.npy").read_bytes()
+    assert content.count(old) == 1
+    (tmp_path / "x.npy").write_bytes(content.replace(old, new))
+    with pytest.raises(data.DataError, match="damaged"):
+        data.open_npy(tmp_path / "x.npy")
 
 
 def test_other_members_of_an_archive_are_refused(tmp_path):

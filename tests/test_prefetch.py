@@ -235,6 +235,77 @@ def test_two_iterators_of_the_same_batches():
         np.testing.assert_array_equal(x, expected[index])
 
 
+class SlowNoise(data.transforms.Transform):
+    """The other thread has its turn while the noise waits in the buffer."""
+
+    def __call__(self, x, y, generator):
+        noise = self.buffer("noise", x.shape, x.dtype)
+        generator.standard_normal(dtype=x.dtype.type, out=noise)
+        time.sleep(0.001)
+        x += noise
+        return x, y
+
+
+class Twice(data.transforms.Transform):
+    """One's own, of others."""
+
+    def __init__(self):
+        self.parts = [SlowNoise(), data.transforms.RandomHorizontalFlip()]
+
+    def __call__(self, x, y, generator):
+        noise, flip = self.parts
+        x, y = noise(x, y, generator)
+        flip(x.reshape(-1, 1, 2, 3), y, generator)
+        return x, y
+
+
+@pytest.mark.parametrize("transform", [SlowNoise(), Twice()], ids=["one", "composed"])
+def test_two_epochs_at_once_are_two_one_after_the_other(transform):
+    """Their threads transform at the same time, with buffers of their own."""
+    x = np.repeat(X, 20, axis=0)
+    batches = data.Batches(x, np.repeat(Y, 20), 100, seed=1, prefetch=2, transform=transform)
+    expected = [[a.copy() for a, _ in batches.epoch(epoch)] for epoch in (0, 1)]
+    pairs = zip(batches.epoch(0), batches.epoch(1), strict=True)
+    for index, ((a, _), (b, _)) in enumerate(pairs):
+        assert a.tobytes() == expected[0][index].tobytes()
+        assert b.tobytes() == expected[1][index].tobytes()
+
+
+def test_two_epochs_never_share_a_transforms_buffers():
+    memory = []
+
+    class Seen(Twice):
+        def __call__(self, x, y, generator):
+            x, y = super().__call__(x, y, generator)
+            memory.append([self.buffer("own", (4,), x.dtype), *(b.get((1,), x.dtype) for b in self._inner())])
+            return x, y
+
+        def _inner(self):
+            return [buffer for part in self.parts for buffer in part._buffers.values()]
+
+    batches = data.Batches(X, Y, 50, prefetch=1, transform=Seen())
+    one, two = batches.epoch(0), batches.epoch(0)
+    list(zip(one, two, strict=True))
+    assert len(memory) == 4
+    assert len({buffers[0].ctypes.data for buffers in memory}) == 2
+    assert len({buffers[1].ctypes.data for buffers in memory}) == 2
+    assert len({buffers[2].ctypes.data for buffers in memory}) == 2
+
+
+def test_evaluating_on_the_same_batches_while_training_changes_no_bit():
+    class Evaluates(Callback):
+        def on_step_end(self, trainer, loss):
+            trainer.evaluate(batches)
+
+    results = []
+    for callbacks in ([], [Evaluates()]):
+        batches = data.Batches(np.repeat(X, 10, axis=0), np.repeat(Y, 10), 100, prefetch=2, transform=Twice())
+        trainer = make(callbacks)
+        trainer.fit(batches, epochs=2)
+        results.append([array.tobytes() for array in trainer.model.state().values()])
+    assert results[0] == results[1]
+
+
 def test_negative_prefetch_is_refused():
     with pytest.raises(ValueError, match="prefetch is -1, expected >= 0"):
         data.Batches(X, Y, 10, prefetch=-1)

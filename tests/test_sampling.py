@@ -67,6 +67,19 @@ def test_weighted_without_replacement_against_torch():
     assert stats.chi2_contingency(table).pvalue > 0.01
 
 
+def test_weighted_without_replacement_where_weights_are_tiny():
+    """Rows of weight 0 are never drawn, and the tiny ones in proportion to each other."""
+    assert data.Weighted([0.0, 1e-320, 1.0], rows=2, replacement=False).draw(generator(0)).tolist() == [2, 1]
+    assert data.Weighted([0.0, 1e-300, 1e300], rows=2, replacement=False).draw(generator(0)).tolist() == [2, 1]
+    sampler = data.Weighted([1e-320, 0.0, 3e-320, 1.0], rows=2, replacement=False)
+    random = generator(7)
+    drawn = np.array([sampler.draw(random) for _ in range(2000)])
+    assert (drawn[:, 0] == 3).all()
+    counts = np.bincount(drawn[:, 1], minlength=4)
+    assert counts[1] == counts[3] == 0
+    assert fits(counts[[0, 2]], [0.25, 0.75])
+
+
 def test_weighted_agrees_with_class_balanced():
     """One over the class's frequency as a weight."""
     weights = 1 / np.bincount(LABELS, minlength=5)[LABELS]
@@ -153,6 +166,8 @@ def test_what_a_sampler_draws_is_checked(drawn, match):
         (lambda: data.ClassBalanced([0.0, 1.0]), TypeError, "labels is float64, expected integers"),
         (lambda: data.ClassBalanced([[0], [1]]), ValueError, r"labels has shape \(2, 1\)"),
         (lambda: data.ClassBalanced([0, 1], rows=0), ValueError, "rows is 0"),
+        (lambda: data.ClassBalanced([0, 1], rows=1.5), TypeError, r"rows is 1\.5, expected an integer"),
+        (lambda: data.Weighted([1.0], rows=1.0), TypeError, r"rows is 1\.0, expected an integer"),
         (
             lambda: data.Batches([0.0], [0], 1, sampler=data.Weighted([1, 1])),
             ValueError,

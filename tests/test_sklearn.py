@@ -424,7 +424,31 @@ def test_a_failed_training_says_what_helps():
     with pytest.raises(ValueError, match=r"the loss is .* in epoch .*lower learning_rate_init, or scale X and y"):
         MLPRegressor(solver="sgd", learning_rate_init=1e6).fit(X, 1e6 * LINEAR)
     with pytest.raises(ValueError, match=r"y holds NaN or inf in row 0: repair"):
-        MLPRegressor().fit(X.astype(np.float32), np.full(110, 1e300))
+        MLPRegressor(shuffle=False).fit(X.astype(np.float32), np.full(110, 1e300))
+
+
+def test_a_failed_training_with_weights_says_what_helps():
+    model = MLPRegressor((8,), solver="sgd", learning_rate_init=1e6, max_iter=20, random_state=0)
+    with pytest.raises(ValueError, match=r"the loss is .* in epoch .*lower learning_rate_init, or scale X and y"):
+        model.fit(X, 1e6 * LINEAR, sample_weight=np.arange(110.0) + 1)
+    model = MLPClassifier(max_iter=2, class_weight={"no": 1e300, "yes": 1.0}, batch_size=10)
+    overflows = pytest.raises(ValueError, match=r"the loss is nan .*; weight holds NaN or inf in row \d+: repair")
+    with overflows, np.errstate(over="ignore", invalid="ignore"):
+        model.fit(X, TARGETS["binary"], sample_weight=np.full(110, 1e300))
+
+
+@pytest.mark.parametrize("weighted", ["none", "some 0", "other"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_row_that_is_named_is_the_callers(weighted, early_stopping, shuffle):
+    """Not that of the rows that are left without weights of 0 and without those of the validation."""
+    weights = {"none": None, "some 0": (np.arange(110) % 3 != 0) * 1.0, "other": (np.arange(110) % 3) * 0.7}[weighted]
+    y = LINEAR.copy()
+    y[58] = 1e300  # infinite in float32
+    for seed in (0, 1, 2):  # none of them holds out row 58
+        model = MLPRegressor((4,), early_stopping=early_stopping, shuffle=shuffle, batch_size=7, random_state=seed)
+        with pytest.raises(ValueError, match="y holds NaN or inf in row 58: repair"):
+            model.fit(X.astype(np.float32), y, sample_weight=weights)
 
 
 # ---- what this package adds

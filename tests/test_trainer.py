@@ -423,13 +423,25 @@ def test_an_optimizer_of_other_arrays_is_refused(others):
 
 
 def test_predict_and_metrics_say_what_they_expect():
-    with pytest.raises(TypeError, match="x is a list, expected a NumPy array"):
-        trainer().predict(X.tolist())
+    with pytest.raises(TypeError, match="x: expected float32 like weight, got float64"):
+        trainer().predict(X.tolist())  # a sequence of rows
     with pytest.raises(TypeError, match=r"batch_size is 2\.5"):
         trainer().predict(X, batch_size=2.5)
+    with pytest.raises(TypeError, match=r"batch_size is 2\.5, expected an integer"):
+        trainer().evaluate(X, Y, batch_size=2.5)
     model = network()
     with pytest.raises(TypeError, match=r"metrics is a metric, expected a sequence of them: \[metric\]"):
         Trainer(model, losses.CrossEntropy(), optim.Adam(model.parameters()), metrics=metrics.TopK(2))
+
+
+def test_predict_refuses_batches_that_leave_rows_out():
+    batches = onepass.data.Batches(X, Y, 16, shuffle=False, drop_last=True)
+    lost = len(X) % 16
+    assert lost > 0
+    with pytest.raises(ValueError, match=rf"leave out {lost} of {len(X)} rows; give x\.replace\(drop_last=False\)"):
+        trainer().predict(batches)
+    assert len(trainer().predict(batches.replace(drop_last=False))) == len(X)
+    assert len(trainer().predict(batches.replace(x=X[:-lost], y=Y[:-lost]))) == len(X) - lost
 
 
 def test_metrics_are_in_table_and_picture():

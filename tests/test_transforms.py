@@ -245,6 +245,18 @@ def test_settings_are_checked(make, match):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: transforms.RandomCrop(1.5), r"padding is 1\.5, expected an integer"),
+        (lambda: transforms.MixUp(2.0), r"classes is 2\.0, expected an integer"),
+    ],
+)
+def test_settings_that_are_no_integers(make, match):
+    with pytest.raises(TypeError, match=match):
+        make()
+
+
 def test_evaluation_has_its_own_transforms():
     """Scaling, and no augmentation: Batches of the validation rows say so."""
     x, y = IMAGES[:, 0], LABELS % 2

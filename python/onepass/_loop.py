@@ -37,7 +37,7 @@ class DivergedError(ArithmeticError):
 
 
 def _row_of_nan(array: Array) -> int | None:
-    """The first row that holds what is not finite."""
+    """The first row that holds what is not finite; None where all are."""
     if array.dtype.kind != "f":
         return None
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
@@ -126,7 +126,7 @@ class Loop:
         loss, gradient = loss_function(prediction, y, grad)
         if not math.isfinite(loss):
             trainer.set_rates()
-            bad = self._holding_nan("x", x, batch, start) or self._holding_nan("y", y, batch, start)
+            bad = self._holding_nan(x, y, batch, start)
             raise DivergedError(
                 f"the loss is {loss} in epoch {trainer.epoch + 1}, batch {batch} of "
                 f"{len(self.batches)}, at learning rate {trainer.optimizer.learning_rates()[0]:.4g}",
@@ -138,15 +138,18 @@ class Loop:
         progress.rows += len(x)
         return loss
 
-    def _holding_nan(self, name: str, array: Array, batch: int, start: int) -> str | None:
-        """Where a piece of a batch holds what is not finite, in rows of the data."""
-        row = _row_of_nan(array)
-        if row is None:
-            return None
-        if self.batches.transform is not None:
-            return f"{name}, transformed, holds NaN or inf"
-        number = self.batches.order(self.trainer.epoch)[(batch - 1) * self.batches.batch_size + start + row]
-        return f"{name} holds NaN or inf in row {number}"
+    def _holding_nan(self, x: Array, y: Any, batch: int, start: int) -> str | None:
+        """Where a piece of a batch holds what is not finite, in rows of the data. ``y`` may be a pair (y, weight)."""
+        targets = zip(("y", "weight"), y, strict=True) if isinstance(y, tuple) else [("y", y)]
+        for name, array in [("x", x), *targets]:
+            row = _row_of_nan(array)
+            if row is None:
+                continue
+            if self.batches.transform is not None:
+                return f"{name}, transformed, holds NaN or inf"
+            place = (batch - 1) * self.batches.batch_size + start + row
+            return f"{name} holds NaN or inf in row {self.batches.row(self.trainer.epoch, place)}"
+        return None
 
     def leave_if_interrupted(self, history: History | None, progress: Progress) -> None:
         """Saves the run and raises, if a signal asked for it. ``history`` at an epoch's end, which saved already."""

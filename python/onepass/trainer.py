@@ -169,7 +169,8 @@ class Trainer:
         """Trains for ``epochs`` more epochs and returns their history.
 
         ``x`` (N, ...) of the model's dtype and ``y`` (N, ...), arrays, memory maps or sequences of rows, are shuffled
-        anew each epoch; without ``y``, ``x`` is a sequence of pairs, or `data.Batches` with what they can do.
+        anew each epoch; without ``y``, ``x`` is a sequence of pairs, or `data.Batches` with what they can do, whose
+        own ``batch_size`` and ``drop_last`` count: those given here are ignored then.
         ``validation=(x, y)``, or Batches, is evaluated after each epoch.
         ``verbose`` adds a `ProgressBar`. ``drop_last`` leaves out an epoch's last batch if it is smaller than the
         others (batch normalization cannot train on a batch of one row).
@@ -296,8 +297,10 @@ class Trainer:
         """``{"loss": ..., "accuracy": ...}`` in inference mode; accuracy for classification only; then the metrics.
 
         ``x`` (N, ...) and ``y`` (N, ...) as in `fit`, or a `data.Batches` and None: epoch 0 of them, transforms
-        included. The loss is the mean of the batches' losses, each weighted with its number of rows.
+        included, and without the rows that its ``drop_last`` leaves out; ``batch_size`` is then ignored. The loss is
+        the mean of the batches' losses, each weighted with its number of rows.
         """
+        check_integer("batch_size", batch_size, 1)
         total, rows, correct = 0.0, 0, 0
         known: int | None = 0
         for metric in self.metrics:
@@ -319,7 +322,8 @@ class Trainer:
     def predict(self, x: RowSequence | Batches, batch_size: int = 1024) -> Array:
         """The model's output for every row, in inference mode, as a new array (N, ...).
 
-        ``x`` as in `fit`, or `data.Batches` with ``shuffle=False``, transforms included. For a classifier
+        ``x`` as in `fit`, or `data.Batches` with ``shuffle=False``, transforms included, in batches of their own
+        ``batch_size``; ValueError where their ``drop_last`` would leave rows out. For a classifier
         ``predict(x).argmax(axis=1)`` are the labels.
         """
         check_integer("batch_size", batch_size, 1)
@@ -327,6 +331,11 @@ class Trainer:
         if isinstance(x, Batches):
             if x.shuffle:
                 raise ValueError("x are Batches that shuffle: what is predicted would be in another order")
+            if x.drop_last and (lost := x.rows % x.batch_size):
+                raise ValueError(
+                    f"x are Batches with drop_last, which leave out {lost} of {x.rows} rows; "
+                    "give x.replace(drop_last=False)"
+                )
             with closing(x.epoch(0)) as batches:
                 return np.concatenate([forward(inputs, False).copy() for inputs, _ in batches])
         starts = range(0, max(len(x), 1), batch_size)

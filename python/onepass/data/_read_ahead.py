@@ -32,7 +32,9 @@ class ReadAhead:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> ReadAhead | None:
-        """For a C-contiguous ``array`` in a large memory map; None for every other."""
+        """For a C-contiguous ``array`` in a large memory map; None for every other, and for one without elements."""
+        if array.size == 0:
+            return None
         base: object = array
         while isinstance(base, np.ndarray):
             base = base.base

@@ -13,6 +13,7 @@ from onepass.data._sources import source_of
 from onepass.data.rows import Array, Indices, RowSequence
 from onepass.data.sampling import Sampler
 from onepass.data.transform import BatchRandom, Transform, TransformFunction, apply, describe
+from onepass.nn.layer import check_integer
 
 __all__ = ["Batches"]
 
@@ -65,12 +66,11 @@ class Batches:
         transform: TransformFunction | Sequence[TransformFunction] | None = None,
         prefetch: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
-        if not 0 <= seed < 2**64:
+        check_integer("batch_size", batch_size, 1)
+        check_integer("seed", seed, 0)
+        if seed >= 2**64:
             raise ValueError(f"seed is {seed}, expected 0 <= seed < 2**64")
-        if prefetch < 0:
-            raise ValueError(f"prefetch is {prefetch}, expected >= 0")
+        check_integer("prefetch", prefetch, 0)
         self._source = source_of(x, y)
         count = len(self._source)
         if sampler is not None:
@@ -96,7 +96,7 @@ class Batches:
         for index, function in enumerate(functions):
             if not callable(function):
                 raise TypeError(f"transform[{index}] is {function!r:.60}, expected a function (x, y, generator)")
-        self._transforms = [f.fresh() if isinstance(f, Transform) else f for f in functions]
+        self._transforms = _fresh(functions)
         direct = not functions and not prefetch
         self._views = self._source.views(gather=shuffle) if direct else None
         self._slot: Slot | None = None
@@ -132,6 +132,10 @@ class Batches:
         if drawn.min() < 0 or drawn.max() >= count:
             raise ValueError(f"{name}.draw returned {drawn.min()} .. {drawn.max()}, expected numbers 0 .. {count - 1}")
         return drawn.astype(np.int64, copy=False)
+
+    def row(self, epoch: int, place: int) -> int:
+        """The number of the row that comes at ``place`` in ``epoch``: what an error message calls it."""
+        return int(self.order(epoch)[place])
 
     def _generator(self, epoch: int) -> np.random.Generator:
         key = np.array([self.seed, epoch], dtype=np.uint64)
@@ -186,7 +190,8 @@ class Batches:
 
     def _produce(self, epoch: int, start: int, slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array, Array]]:
         """Each batch in the next of ``slots``."""
-        size, transforms = self.batch_size, self._transforms
+        size = self.batch_size
+        transforms = _fresh(self._transforms) if self.prefetch else self._transforms  # each epoch has its thread
         order = self.order(epoch) if self.shuffle else None
         random = BatchRandom(self.seed, epoch) if transforms else None
         for batch, slot in zip(range(start, len(self)), slots, strict=False):
@@ -197,6 +202,10 @@ class Batches:
             if random is not None:
                 x, y = apply(transforms, x, y, random.of(batch))
             yield slot, x, y
+
+
+def _fresh(transforms: Sequence[TransformFunction]) -> list[TransformFunction]:
+    return [function.fresh() if isinstance(function, Transform) else function for function in transforms]
 
 
 def _bare(

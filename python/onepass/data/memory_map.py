@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Collection
 from os import PathLike, fspath
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +19,9 @@ __all__ = ["open_npy", "open_npz"]
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
+# what NumPy raises where a header is no Python dictionary, or not that of an array
+DAMAGED = (ValueError, KeyError, EOFError, TypeError, SyntaxError, TokenError)
+
 
 def _header(file: BinaryIO, called: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and dtype; the file is afterwards where the elements begin."""
@@ -25,10 +29,12 @@ def _header(file: BinaryIO, called: str) -> tuple[tuple[int, ...], bool, np.dtyp
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran_order, dtype = read(file)
-    except (ValueError, KeyError, EOFError):
+    except DAMAGED:
         raise DataError(f"{called} is no array in NumPy's format, or is damaged") from None
     if dtype.hasobject:
         raise DataError(f"{called} holds pickled objects, which are never loaded; save plain arrays")
+    if dtype.itemsize == 0 or any(type(size) is bool or size < 0 for size in shape):
+        raise DataError(f"{called} is damaged: its header says {dtype} {shape}")
     return shape, fortran_order, dtype
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onepass.data.rows import Indices
+from onepass.nn.layer import check_integer
 
 __all__ = ["ClassBalanced", "Sampler", "Weighted"]
 
@@ -42,8 +43,7 @@ class Sampler:
 def _check_count(rows: int | None, population: int) -> int:
     if rows is None:
         return population
-    if rows < 1:
-        raise ValueError(f"rows is {rows}, expected >= 1")
+    check_integer("rows", rows, 1)
     return rows
 
 
@@ -90,6 +90,8 @@ class Weighted(Sampler):
             total = given.sum()
         self._weights = given / total if np.isfinite(total) else given / given.max()
         self._cumulative = np.cumsum(self._weights)
+        self._candidates = np.flatnonzero(given)
+        self._log_weights = np.log(given[self._candidates])
 
     def draw(self, generator: np.random.Generator) -> Indices:
         if self.replacement:
@@ -98,10 +100,11 @@ class Weighted(Sampler):
             last = np.flatnonzero(self._weights)[-1]
             drawn: Indices = np.minimum(found, last)  # where random() * total was rounded up to the total
             return drawn
+        exponential = generator.standard_exponential(self.population)[self._candidates]
         with np.errstate(divide="ignore"):
-            keys = generator.standard_exponential(self.population) / self._weights
-        order: Indices = np.argsort(keys, kind="stable")
-        return order[: self.rows]
+            keys = np.log(exponential) - self._log_weights  # e / w overflows for the smallest w
+        order: Indices = self._candidates[np.argsort(keys, kind="stable")[: self.rows]]
+        return order
 
     def state_key(self) -> dict[str, Any]:
         return {**super().state_key(), "replacement": self.replacement, "weights": self._digest}

@@ -71,13 +71,20 @@ def _blocks(rows: Rows) -> Iterator[tuple[int, NDArray[np.float64]]]:
         yield start, block.reshape(stop - start, -1).astype(np.float64)
 
 
+def _check_overflow(name: str, sums: NDArray[np.float64]) -> None:
+    finite = np.isfinite(sums)
+    if not finite.all():
+        where = f" in column {int(finite.argmin())}" if len(sums) > 1 else ""
+        raise DataError(f"x holds numbers so large that their {name} overflows{where}; divide them first")
+
+
 def standardize(x: RowSequence) -> Scaling:
     """The scaling that gives the rows of ``x`` zero mean and unit variance.
 
     A table (N, features) has one mean and deviation a column, and a constant column becomes 0.
     Images (N, height, width, ...) have one for all pixels, so that a pixel which is nearly always
     blank is not blown up. ``x`` is read twice, a few thousand rows at a time; it may be a memory map or
-    a sequence of rows. DataError where it holds NaN or inf, naming the row.
+    a sequence of rows. DataError where it holds NaN or inf, naming the row, or numbers whose squares overflow.
 
     >>> standardize(np.array([[0.0, 7.0], [2.0, 7.0]]))
     Scaling(mean=array([1., 7.]), std=array([1., 1.]))
@@ -87,18 +94,25 @@ def standardize(x: RowSequence) -> Scaling:
     features = math.prod(rows.shape[1:])
     total = np.zeros(features if one_each else 1)
     for start, block in _blocks(rows):
-        added = block.sum(axis=0) if one_each else block.sum()
+        with np.errstate(over="ignore", invalid="ignore"):
+            added = block.sum(axis=0) if one_each else block.sum()
         if not np.isfinite(added).all():
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
                 raise DataError(f"x holds NaN or inf in row {start + int(finite.argmin())}")
-        total += added
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += added
+    _check_overflow("sum", total)
     mean = np.broadcast_to(total / (len(rows) * (1 if one_each else features)), (features,))
     squares = np.zeros(features)
     for _, block in _blocks(rows):
-        block -= mean
-        squares += np.einsum("nf,nf->f", block, block)
-    variance = np.broadcast_to(squares if one_each else squares.mean(), (features,)) / len(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            block -= mean
+            squares += np.einsum("nf,nf->f", block, block)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = squares if one_each else squares.mean(keepdims=True)
+    _check_overflow("sum of squares", squares)
+    variance = np.broadcast_to(squares, (features,)) / len(rows)
     std = np.sqrt(variance)
     constant = std <= 1e-7 * np.abs(mean)
     return Scaling(np.array(mean), np.where(constant, 1.0, std))

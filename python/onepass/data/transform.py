@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,8 @@ class Transform:
     """A function of a batch with settings, and buffers of its own.
 
     ``transform(x, y, generator)`` returns the new ``(x, y)``. It may write into the arrays that it gets, and into
-    `buffer`, which stays as it is until the next call. ``repr`` names the settings: a resumed run must agree in them.
+    `buffer`, which stays as it is until the next call; into no other array of its own, as several epochs may run at
+    once. It may call transforms that are its attributes. ``repr`` names the settings: a resumed run must agree in them.
     """
 
     def __call__(self, x: Array, y: Array, generator: np.random.Generator) -> tuple[Array, Array]:
@@ -32,10 +33,26 @@ class Transform:
         return buffers.setdefault(name, Buffer()).get(shape, dtype)
 
     def fresh(self) -> Transform:
-        """A copy with other buffers, so that two `Batches` can be iterated at once."""
+        """A copy with other buffers, so that two epochs can be iterated at once.
+
+        So are transforms that are its attributes, also in lists, tuples and dictionaries; not those in other objects or
+        in a function's closure.
+        """
         other = copy(self)
         other.__dict__.pop("_buffers", None)
+        for name, value in other.__dict__.items():
+            other.__dict__[name] = _fresh(value)
         return other
+
+
+def _fresh(value: Any) -> Any:
+    if isinstance(value, Transform):
+        return value.fresh()
+    if type(value) in (list, tuple):
+        return type(value)(map(_fresh, value))
+    if type(value) is dict:
+        return {key: _fresh(item) for key, item in value.items()}
+    return value
 
 
 class BatchRandom:

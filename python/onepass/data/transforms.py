@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from onepass.data.rows import Array
 from onepass.data.transform import Transform, TransformFunction
+from onepass.nn.layer import check_integer
 
 __all__ = [
     "GaussianNoise",
@@ -154,8 +155,7 @@ class RandomCrop(Transform):
     """
 
     def __init__(self, padding: int, fill: float = 0.0) -> None:
-        if padding < 1:
-            raise ValueError(f"padding is {padding}, expected >= 1")
+        check_integer("padding", padding, 1)
         self.padding = padding
         self.fill = fill
 
@@ -219,8 +219,8 @@ class MixUp(Transform):
     """
 
     def __init__(self, classes: int | None, alpha: float = 0.2) -> None:
-        if classes is not None and classes < 2:
-            raise ValueError(f"classes is {classes}, expected >= 2")
+        if classes is not None:
+            check_integer("classes", classes, 2)
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha is {alpha}, expected a finite number > 0")
         self.classes = classes

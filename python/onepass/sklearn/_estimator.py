@@ -28,14 +28,25 @@ __all__ = ["BaseMLP", "Rows"]
 
 
 class Rows(NamedTuple):
-    """What is trained on: x (N, features) and target (N,) or (N, outputs), weight (N,) or None for 1 each."""
+    """What is trained on: x (N, features) and target (N,) or (N, outputs), weight (N,) or None for 1 each.
+
+    ``numbers`` (N,) are those of the caller's rows, None for 0 .. N - 1.
+    """
 
     x: Array
     target: Array
     weight: Array | None
+    numbers: Array | None = None
 
     def at(self, index: Array) -> Rows:
-        return Rows(self.x[index], self.target[index], None if self.weight is None else self.weight[index])
+        """Those of an array of numbers."""
+        weight, numbers = self.weight, self.numbers
+        return Rows(
+            self.x[index],
+            self.target[index],
+            None if weight is None else weight[index],
+            index if numbers is None else numbers[index],
+        )
 
     def counted(self) -> Rows:
         """Without the rows whose weight is 0; no weights where all others are 1."""
@@ -44,7 +55,7 @@ class Rows(NamedTuple):
             return self
         if not weight.any():
             raise ValueError("sample_weight, times class_weight, is zero in every row")
-        rows = self if weight.all() else self.at(weight > 0)
+        rows = self if weight.all() else self.at(np.flatnonzero(weight))
         return rows._replace(weight=None) if np.isin(weight, (0, 1)).all() else rows
 
 
@@ -237,7 +248,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.batch_norm and size == 1:
             raise ValueError(f"batch_norm is True, but a batch has 1 sample (n_samples={count}), expected 2 or more")
         lonely = bool(self.batch_norm) and count % size == 1  # a last batch of one row has no variance
-        batches = RowBatches(*rows, size, bool(self.shuffle), self._random_state, drop_last=lonely)
+        x, target, weight, numbers = rows
+        batches = RowBatches(x, target, weight, size, bool(self.shuffle), self._random_state, lonely, numbers)
         objective = Objective(self.out_activation_, network.model, float(self.alpha))
         watch = Watch(self, len(rows.x) - lonely, score)
         schedule = self.learning_rate if callable(self.learning_rate) else None
