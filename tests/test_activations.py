@@ -230,7 +230,9 @@ def test_special_values(name):
             np.testing.assert_allclose(found[usable], there[usable], rtol=1e-5, atol=1e-30)
             expected = np.where(np.isnan(x), there, limits).astype(np.float32)
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-30)
-    np.testing.assert_array_equal(np.signbit(y[3:5]), np.signbit(result.detach().numpy()[3:5]))
+    # torch's GELU of -0 is -0 or 0, as the CPU has AVX-512 or not; x P(X < x) has the sign of x
+    signs = x if name == "gelu" else result.detach().numpy()
+    np.testing.assert_array_equal(np.signbit(y[3:5]), np.signbit(signs[3:5]))
 
 
 # ---- layouts
