@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any, TypeAlias
 
-__all__ = ["Pair", "check_window", "out_shape", "pair"]
+__all__ = ["Pair", "check_window", "out_shape", "pair", "window"]
 
 Pair: TypeAlias = "int | tuple[int, int]"
 
@@ -28,6 +28,18 @@ def pair(name: str, value: Any) -> tuple[int, int]:
     if not -(2**63) <= min(first, second) <= max(first, second) < 2**63:
         raise ValueError(f"{name}: expected integers of 64 bits, got {value!r}")
     return first, second
+
+
+def window(
+    kernel_size: Pair, stride: Pair | None, padding: Pair
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Kernel, stride (None: the kernel's) and padding of H and W.
+
+    >>> window(2, None, (0, 1))
+    ((2, 2), (2, 2), (0, 1))
+    """
+    kernel = pair("kernel_size", kernel_size)
+    return kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding)
 
 
 def out_shape(

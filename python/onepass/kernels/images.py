@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from onepass import _blas, _core
-from onepass._windows import Pair, out_shape, pair
+from onepass._windows import Pair, out_shape, pair, window
 from onepass.kernels._arguments import Array, array_shape, flag, gradient_buffer, thread_count
 
 
@@ -103,7 +103,7 @@ def max_pool2d(
     >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
     [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     if out is None:
         out = np.empty(out_shape(array_shape(x, "x"), kernel, steps, around), x.dtype)
     _core.max_pool2d(x, kernel, steps, around, out, thread_count(threads))
@@ -127,7 +127,7 @@ def max_pool2d_backward(
     >>> max_pool2d_backward(np.ones((1, 1, 1, 1)), np.array([[[[1.0, 3.0], [3.0, 2.0]]]]), 2).tolist()
     [[[[0.0, 1.0], [0.0, 0.0]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     dx = np.empty(array_shape(x, "x"), x.dtype) if out is None else out
     _core.max_pool2d_backward(dy, x, kernel, steps, around, dx, thread_count(threads))
     return dx
@@ -149,7 +149,7 @@ def avg_pool2d(
     >>> avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
     [[[[2.5, 4.5], [10.5, 12.5]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     if out is None:
         out = np.empty(out_shape(array_shape(x, "x"), kernel, steps, around), x.dtype)
     _core.avg_pool2d(x, kernel, steps, around, out, thread_count(threads))
@@ -171,7 +171,7 @@ def avg_pool2d_backward(
     >>> avg_pool2d_backward(np.ones((1, 1, 1, 1)), (1, 1, 2, 2), 2).tolist()
     [[[[0.25, 0.25], [0.25, 0.25]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     array_shape(dy, "dy")
     dx = np.empty(input_shape, dy.dtype) if out is None else out
     if out is not None and array_shape(out, "out") != tuple(input_shape):
@@ -183,10 +183,3 @@ def avg_pool2d_backward(
 def _kernel(weight: Array) -> tuple[int, ...]:
     shape = array_shape(weight, "weight")
     return shape[2:] if len(shape) == 4 else (1, 1)  # other shapes are refused further down
-
-
-def _window(
-    kernel_size: Pair, stride: Pair | None, padding: Pair
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    kernel = pair("kernel_size", kernel_size)
-    return kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding)

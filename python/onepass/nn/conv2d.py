@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from onepass._windows import Pair, out_shape, pair
-from onepass.kernels import conv2d, conv2d_backward, relu_backward
-from onepass.nn.buffer import Buffer
-from onepass.nn.layer import Array, Layer, Out, check_integer
+from onepass.kernels import conv2d, conv2d_backward
+from onepass.nn.affine import Affine
+from onepass.nn.layer import Array, Out
 from onepass.nn.pooling import check_window, output_shape
 
 __all__ = ["Conv2d"]
 
 
-class Conv2d(Layer):
+class Conv2d(Affine):
     """Cross-correlation of images: `kernels.conv2d`. x (N, inputs, H, W) -> (N, outputs, H', W').
 
     Parameters
@@ -44,8 +43,6 @@ class Conv2d(Layer):
     (5, 8, 28, 28)
     """
 
-    fuses_relu = True
-
     def __init__(
         self,
         inputs: int,
@@ -57,22 +54,11 @@ class Conv2d(Layer):
         seed: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        check_integer("inputs", inputs, 1)
-        check_integer("outputs", outputs, 1)
-        check_integer("seed", seed, 0)
         self.kernel_size, self.stride = pair("kernel_size", kernel_size), pair("stride", stride)
         self.padding = self._padding(padding)
         check_window(self.kernel_size, self.stride, self.padding)
-        self.sizes = (inputs, outputs)
-        self.weight: Array = np.empty((outputs, inputs, *self.kernel_size), dtype)
-        self.bias: Array | None = np.empty(outputs, dtype) if bias else None
-        self.dweight: Array = np.zeros_like(self.weight)
-        self.dbias: Array | None = np.zeros(outputs, dtype) if bias else None
+        super().__init__(inputs, outputs, self.kernel_size, bias, seed, dtype)
         self._outputs = (outputs,)
-        self._dtype = self.weight.dtype
-        self._x: Array | None = None
-        self._y, self._dx, self._masked = Buffer(), Buffer(), Buffer()
-        self.initialize(np.random.default_rng(seed))
 
     def _padding(self, padding: Pair | str) -> tuple[int, int]:
         if not isinstance(padding, str):
@@ -88,11 +74,6 @@ class Conv2d(Layer):
                 "and stride 1; give numbers"
             )
         return height // 2, width // 2
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        bound = 1 / math.sqrt(self.weight[0].size)
-        for parameter in self.parameters():
-            np.copyto(parameter, rng.uniform(-bound, bound, parameter.shape), casting="same_kind")
 
     def forward(self, x: Array, training: bool = True) -> Array:
         return self._forward(x, False)
@@ -116,20 +97,8 @@ class Conv2d(Layer):
         dbias: Out = False if self.dbias is None else self.dbias
         return conv2d_backward(dy, x, self.weight, self.stride, self.padding, out, self.dweight, dbias)[0]
 
-    def backward_relu(self, dy: Array, y: Array, out: Out, dy_is_ours: bool) -> Array | None:
-        return self.backward(relu_backward(dy, y, dy if dy_is_ours else self._masked.get(dy.shape, dy.dtype)), out)
-
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return output_shape(self, input_shape, self.kernel_size, self.stride, self.padding, self.sizes)
-
-    def parameters(self) -> list[Array]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
-
-    def gradients(self) -> list[Array]:
-        return [self.dweight] if self.dbias is None else [self.dweight, self.dbias]
-
-    def state(self) -> dict[str, Array]:
-        return dict(zip(("weight", "bias"), self.parameters(), strict=False))
 
     def __repr__(self) -> str:
         assert self.sizes is not None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import DTypeLike
 
-from onepass.kernels import linear, linear_backward, relu_backward
-from onepass.nn.buffer import Buffer
-from onepass.nn.layer import Array, Layer, Out, check_integer
+from onepass.kernels import linear, linear_backward
+from onepass.nn.affine import Affine
+from onepass.nn.layer import Array, Out
 
 __all__ = ["Linear"]
 
 
-class Linear(Layer):
+class Linear(Affine):
     """``y = x @ weight.T + bias``: x (N, inputs), weight (outputs, inputs), y (N, outputs).
 
     Parameters
@@ -36,8 +34,6 @@ class Linear(Layer):
     (5, 2)
     """
 
-    fuses_relu = True
-
     def __init__(
         self,
         inputs: int,
@@ -46,24 +42,8 @@ class Linear(Layer):
         seed: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        check_integer("inputs", inputs, 1)
-        check_integer("outputs", outputs, 1)
-        check_integer("seed", seed, 0)
-        self.sizes = (inputs, outputs)
-        self.weight: Array = np.empty((outputs, inputs), dtype)
-        self.bias: Array | None = np.empty(outputs, dtype) if bias else None
-        self.dweight: Array = np.zeros_like(self.weight)
-        self.dbias: Array | None = np.zeros(outputs, dtype) if bias else None
+        super().__init__(inputs, outputs, (), bias, seed, dtype)
         self._outputs = outputs
-        self._dtype = self.weight.dtype
-        self._x: Array | None = None
-        self._y, self._dx, self._masked = Buffer(), Buffer(), Buffer()
-        self.initialize(np.random.default_rng(seed))
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        for parameter in self.parameters():
-            np.copyto(parameter, rng.uniform(-bound, bound, parameter.shape), casting="same_kind")
 
     def forward(self, x: Array, training: bool = True) -> Array:
         self._x = x
@@ -83,23 +63,11 @@ class Linear(Layer):
         dbias: Out = False if self.dbias is None else self.dbias
         return linear_backward(dy, x, self.weight, out, self.dweight, dbias)[0]
 
-    def backward_relu(self, dy: Array, y: Array, out: Out, dy_is_ours: bool) -> Array | None:
-        return self.backward(relu_backward(dy, y, dy if dy_is_ours else self._masked.get(dy.shape, dy.dtype)), out)
-
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         outputs, inputs = self.weight.shape
         if input_shape != (inputs,):
             raise ValueError(f"{self!r} takes rows of shape ({inputs},), not {input_shape}")
         return (outputs,)
-
-    def parameters(self) -> list[Array]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
-
-    def gradients(self) -> list[Array]:
-        return [self.dweight] if self.dbias is None else [self.dweight, self.dbias]
-
-    def state(self) -> dict[str, Array]:
-        return dict(zip(("weight", "bias"), self.parameters(), strict=False))
 
     def __repr__(self) -> str:
         outputs, inputs = self.weight.shape

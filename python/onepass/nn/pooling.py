@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onepass._windows import Pair, out_shape, pair
+from onepass._windows import Pair, out_shape, window
 from onepass.kernels import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from onepass.nn.buffer import Buffer
 from onepass.nn.layer import Array, Layer, Out
@@ -40,9 +40,7 @@ class _Pool2d(Layer):
     keeps_channels = True
 
     def __init__(self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
-        self.kernel_size = pair("kernel_size", kernel_size)
-        self.stride = self.kernel_size if stride is None else pair("stride", stride)
-        self.padding = pair("padding", padding)
+        self.kernel_size, self.stride, self.padding = window(kernel_size, stride, padding)
         check_window(self.kernel_size, self.stride, self.padding)
         if any(2 * around > kernel for around, kernel in zip(self.padding, self.kernel_size, strict=True)):
             raise ValueError(f"padding is {self.padding}, expected at most half of kernel_size, {self.kernel_size}")

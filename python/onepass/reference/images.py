@@ -17,7 +17,7 @@ from onepass._checks import (
     check_vector,
     check_writable,
 )
-from onepass._windows import Pair, check_window, out_shape, pair
+from onepass._windows import Pair, check_window, out_shape, pair, window
 from onepass.reference._results import Array, give
 
 
@@ -102,7 +102,7 @@ def max_pool2d(
     >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
     [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     _check_pooling("x", x, kernel, steps, around)
     _check_out(out, _outputs(x, kernel, steps, around), x=x)
     return give(_windows(_pad(x, around, -np.inf), kernel, steps).max((4, 5)), x, out)
@@ -123,7 +123,7 @@ def max_pool2d_backward(
     >>> max_pool2d_backward(np.ones((1, 1, 1, 1)), np.array([[[[1.0, 3.0], [3.0, 2.0]]]]), 2).tolist()
     [[[[0.0, 1.0], [0.0, 0.0]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     _check_pooling("x", x, kernel, steps, around)
     _check_outputs("dy", dy, _outputs(x, kernel, steps, around))
     _check_out(out, x, "x", dy=dy, x=x)
@@ -157,7 +157,7 @@ def avg_pool2d(
     >>> avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
     [[[[2.5, 4.5], [10.5, 12.5]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     _check_pooling("x", x, kernel, steps, around)
     _check_out(out, _outputs(x, kernel, steps, around), x=x)
     return give(_windows(_pad(x, around, 0.0), kernel, steps).mean((4, 5)), x, out)
@@ -178,7 +178,7 @@ def avg_pool2d_backward(
     >>> avg_pool2d_backward(np.ones((1, 1, 1, 1)), (1, 1, 2, 2), 2).tolist()
     [[[[0.25, 0.25], [0.25, 0.25]]]]
     """
-    kernel, steps, around = _window(kernel_size, stride, padding)
+    kernel, steps, around = window(kernel_size, stride, padding)
     check_float("dy", dy)
     dx = np.empty(input_shape, dy.dtype) if out is None else out
     _check_pooling("out", dx, kernel, steps, around)
@@ -190,13 +190,6 @@ def avg_pool2d_backward(
     for i, j in np.ndindex(kernel):
         _tap(slopes, i, j, steps, dy.shape[2:])[...] += dy.astype(np.float64) / (kernel[0] * kernel[1])
     return give(_inside(slopes, around, input_shape), dy, out)
-
-
-def _window(
-    kernel_size: Pair, stride: Pair | None, padding: Pair
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    kernel = pair("kernel_size", kernel_size)
-    return kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding)
 
 
 def _check_images(name: str, x: Array) -> None:
