@@ -89,8 +89,10 @@ struct Convolution {
     const int team = runtime::team_size(threads, blocks, 2 * cost());
     runtime::parallel(team, blocks, [&](std::int64_t begin, std::int64_t end) {
       auto worker = idle.take([&] {
-        return std::make_unique<Worker>(dweight && !pointwise() ? columns() : nullptr,
-                                        dx && !pointwise() ? columns() : nullptr);
+        auto made = std::make_unique<Worker>();
+        if (dweight && !pointwise()) made->columns = columns();
+        if (dx && !pointwise()) made->slopes = columns();
+        return made;
       });
       for (std::int64_t block = begin; block < end; ++block) {
         T* sums = !dweight ? nullptr : block == 0 ? dweight : partial.get() + (block - 1) * size;
