@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--threads", type=int, default=None, help="default: what onepass uses")
     add("--rounds", type=int, default=None, help="samples of a contender (default: 25)")
-    add("--quick", action="store_true", help="less than a minute: small sizes, few rounds")
+    add("--quick", action="store_true", help="a few minutes: small sizes, few rounds")
     add("--compile", action="store_true", help="torch.compile takes part (slow to start)")
     add(
         "--json",
