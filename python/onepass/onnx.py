@@ -161,27 +161,25 @@ def _linear(layer: nn.Linear, graph: Graph, x: str) -> str:
     return graph.node("Gemm", x, graph.constant(layer.weight), *bias, transB=1)
 
 
-def _pads(padding: tuple[int, int]) -> list[int]:
-    return [*padding, *padding]  # before H, W; behind them
+def _window(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> dict[str, Any]:
+    pads = [*layer.padding, *layer.padding]  # before H, W; behind them
+    return {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": pads}
 
 
 @register(nn.Conv2d)
 def _conv2d(layer: nn.Conv2d, graph: Graph, x: str) -> str:
     bias = [] if layer.bias is None else [graph.constant(layer.bias)]
-    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
-    return graph.node("Conv", x, graph.constant(layer.weight), *bias, **window)
+    return graph.node("Conv", x, graph.constant(layer.weight), *bias, **_window(layer))
 
 
 @register(nn.MaxPool2d)
 def _max_pool2d(layer: nn.MaxPool2d, graph: Graph, x: str) -> str:
-    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
-    return graph.node("MaxPool", x, **window)
+    return graph.node("MaxPool", x, **_window(layer))
 
 
 @register(nn.AvgPool2d)
 def _avg_pool2d(layer: nn.AvgPool2d, graph: Graph, x: str) -> str:
-    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": _pads(layer.padding)}
-    return graph.node("AveragePool", x, count_include_pad=1, **window)
+    return graph.node("AveragePool", x, count_include_pad=1, **_window(layer))
 
 
 @register(nn.BatchNorm)

@@ -11,7 +11,7 @@ from onepass._windows import Pair, out_shape, pair
 from onepass.kernels import conv2d, conv2d_backward
 from onepass.nn.affine import Affine
 from onepass.nn.layer import Array, Out
-from onepass.nn.pooling import check_window, output_shape
+from onepass.nn.pooling import check_window, output_shape, short
 
 __all__ = ["Conv2d"]
 
@@ -103,10 +103,6 @@ class Conv2d(Affine):
     def __repr__(self) -> str:
         assert self.sizes is not None
         options = {"stride": (self.stride, (1, 1)), "padding": (self.padding, (0, 0))}
-        said = [f", {name}={_short(value)}" for name, (value, default) in options.items() if value != default]
+        said = [f", {name}={short(value)}" for name, (value, default) in options.items() if value != default]
         bias = "" if self.bias is not None else ", bias=False"
-        return f"Conv2d({self.sizes[0]}, {self.sizes[1]}, {_short(self.kernel_size)}{''.join(said)}{bias})"
-
-
-def _short(value: tuple[int, int]) -> str:
-    return str(value[0] if value[0] == value[1] else value)
+        return f"Conv2d({self.sizes[0]}, {self.sizes[1]}, {short(self.kernel_size)}{''.join(said)}{bias})"

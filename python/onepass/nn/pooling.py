@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from onepass._windows import Pair, out_shape, window
 from onepass.kernels import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from onepass.nn.buffer import Buffer
@@ -34,6 +32,11 @@ def output_shape(
     if 0 in shape:
         raise ValueError(f"{layer!r}: images of shape {input_shape} are smaller than its window")
     return shape
+
+
+def short(value: tuple[int, int]) -> str:
+    """A pair as its one number, where both are the same."""
+    return str(value[0] if value[0] == value[1] else value)
 
 
 class _Pool2d(Layer):
@@ -73,9 +76,6 @@ class _Pool2d(Layer):
         return output_shape(self, input_shape, *self._window)
 
     def __repr__(self) -> str:
-        def short(value: tuple[int, int]) -> Any:
-            return value[0] if value[0] == value[1] else value
-
         stride = "" if self.stride == self.kernel_size else f", stride={short(self.stride)}"
         padding = "" if self.padding == (0, 0) else f", padding={short(self.padding)}"
         return f"{type(self).__name__}({short(self.kernel_size)}{stride}{padding})"
