@@ -43,7 +43,7 @@ def converted(model: Model, dtype: DTypeLike) -> Model:
     for index, parameter in enumerate(copy.parameters()):
         if parameter.dtype != wanted:
             raise TypeError(
-                f"parameters()[{index}] of {type(model).__name__} is {parameter.dtype} and no attribute of its layer, so that "
-                f"it cannot become {wanted}; make the model with dtype={wanted} instead"
+                f"parameters()[{index}] of {type(model).__name__} is {parameter.dtype} and no attribute of a layer; "
+                f"make the model with dtype={wanted} instead"
             )
     return copy
