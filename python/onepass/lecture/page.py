@@ -22,8 +22,8 @@ STYLE = Path(__file__).with_name("page.css")
 TITLE, CHINESE = "When a network does not train, and what helps", "神经网络训练不起来怎么办"
 ABOUT = (
     "The gradient is small: is it a minimum, or a saddle? The gradient is not small, and still the loss stands: what "
-    "now? Each picture below was computed with onepass, by the same code that trains networks; under it is the command "
-    "that draws it again. Terms have their Chinese names beside them."
+    "now? Each picture was computed with onepass, by the same code that trains networks. At the end of each chapter "
+    "are its terms with their Chinese names, its numbers, and the command that repeats it."
 )
 
 
@@ -123,7 +123,7 @@ def section(part: Section) -> str:
         "</ul>",
         table(part),
         f'<p class="repeat"><code>onepass lecture --only {name}</code> repeats it; the script is '
-        f"<code>examples/lecture/{name}.py</code>.</p>",
+        f'<code>examples/lecture/{name}.py</code>. <a href="#contents">Contents</a></p>',
         "</section>",
     )
 
@@ -151,7 +151,7 @@ def page(sections: Iterable[Section], version: str) -> str:
         f"<h1>{escape(TITLE)} {chinese(CHINESE)}</h1>",
         f"<p>{escape(ABOUT)}</p>",
         "</header>",
-        '<nav aria-label="Contents">',
+        '<nav id="contents" aria-label="Contents">',
         "<ol>",
         *contents,
         "</ol>",
