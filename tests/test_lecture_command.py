@@ -28,8 +28,9 @@ from onepass.lecture import Chapter, Picture
 from onepass.lecture.style import figure
 
 def compute():
-    return {{"loss": np.float32(0.5), "never": float("nan"), "endless": np.inf, "arrived": np.True_, "path": np.eye(2),
-             "plane": np.zeros((40, 40)), "by rate": {{0.1: {{"steps": np.int64(7)}}}}, "object": object()}}
+    return {{"loss": np.float32(0.5), "never": np.float32("nan"), "endless": np.inf, "arrived": np.True_,
+             "path": np.eye(2), "plane": np.zeros((40, 40)),
+             "by rate": {{0.1: {{"steps": np.int64(7)}}}}, "object": object()}}
 
 def draw(results):
     made, axes = figure(height=2.0)
@@ -38,9 +39,9 @@ def draw(results):
 
 CHAPTER = Chapter(
     number={number}, title={title!r}, chinese="动量",
-    text="One & two:\\n`a < b`.\\n\\n  y = w1 w2 x\\n    <b>\\n\\nlast",
+    text="One & two:\\n`a <i> b`.\\n\\n  y = w1 w2 x\\n    <b>\\n\\nlast",
     terms={{"sad<dle": "鞍点", "Adam & Eve": "亚当"}}, compute=compute,
-    pictures=[Picture({picture!r}, draw, lambda r: f"Loss <{{r['loss']}}>", 'says "no" & ends')],
+    pictures=[Picture({picture!r}, draw, lambda r: f"Loss <b>{{r['loss']}}", 'says "no" & ends')],
 )
 """
 
@@ -164,7 +165,7 @@ def test_texts_are_escaped_and_complete(scripts):
     page = check(Path("lecture/index.html"))
     words = " ".join(page.text.split())
     for text in (
-        '4 · A <script> & "quotes" 动量', "One & two: a < b.", "Loss <0.5>", "sad<dle 鞍点", "Adam & Eve 亚当",
+        '4 · A <script> & "quotes" 动量', "One & two: a <i> b.", "Loss <b>0.5", "sad<dle 鞍点", "Adam & Eve 亚当",
         "onepass lecture --only one", "examples/lecture/one.py", f"onepass {onepass.__version__}",
     ):  # fmt: skip
         assert text in words
