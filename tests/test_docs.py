@@ -178,7 +178,7 @@ def test_the_console_lines_of_the_commands_page_run(tmp_path):
         assert run.returncode == 0, f"{command}: {run.stderr}"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "lecture"])
 def test_the_commands_page_has_every_option(command):
     text = COMMAND.read_text(encoding="utf-8")
     section = re.search(rf"^## onepass {command}$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
