@@ -300,10 +300,9 @@ CHAPTER = Chapter(
             "adaptive-sigma",
             draw_sigma,
             "The gradient is small for 100 steps, large for 20, and small again. σ of RMSProp follows within a few "
-            "steps, both ways. That of Adagrad grows late, and then remembers the large ones for good.",
+            "steps, both ways. That of Adagrad grows late, and then remembers the large ones for long.",
             "A pulse in the size of the gradient; RMSProp's root mean square follows it quickly, Adagrad's rises "
-            "less and "
-            "hardly falls.",
+            "less and hardly falls.",
         ),
         Picture(
             "adaptive-others",
