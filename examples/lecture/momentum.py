@@ -190,7 +190,7 @@ def draw_arrows(results: Results) -> Any:
     axes.plot(*path[: last + 1].T, "o", color="black", ms=4)
     axes.annotate("start", path[0], (6, 4), textcoords="offset points")
     axes.plot(0, 0, "*", color="black", ms=10)
-    axes.set(xlabel="w1", ylabel="w2", aspect="equal")
+    axes.set(xlabel="w1 (★ minimum)", ylabel="w2", aspect="equal")
     axes.legend(loc="upper right")
     return made
 
@@ -215,14 +215,21 @@ def draw_ravine(results: Results) -> Any:
     made, (above, middle, below) = figure(3, height=7.2, gridspec_kw={"height_ratios": (2, 2, 3)})
     middle.sharex(above)
     middle.sharey(above)
-    a, b = np.meshgrid(np.linspace(-10.8, 3, 300), np.linspace(-1.3, 1.3, 300))
+    a, b = np.meshgrid(np.linspace(-10.8, 3, 300), np.linspace(-4.2, 4.2, 300))
     for index, (axes, name) in enumerate(((above, "SGD"), (middle, "momentum"))):
         lr, momentum = results["best"][name]
         title = f"rate {lr:.4f}, momentum {momentum:.2f}" if momentum else f"rate {lr:.4f}, no momentum"
-        axes.contour(a, b, CURVATURES[0] * a**2 + CURVATURES[1] * b**2, levels=8, colors="0.8", linewidths=0.8)
+        axes.contour(
+            a,
+            b,
+            CURVATURES[0] * a**2 + CURVATURES[1] * b**2,
+            levels=np.geomspace(5, 2500, 8),
+            colors="0.8",
+            linewidths=0.8,
+        )
         axes.plot(*results["ravine"][name]["path"][:41].T, MARKERS[index] + "-", color=COLORS[index], ms=3, lw=0.9)
         axes.plot(0, 0, "*", color="black", ms=10)
-        axes.set(xlabel="w1", ylabel="w2", title=f"40 steps, {title}")
+        axes.set(xlabel="w1 (★ minimum)", ylabel="w2", title=f"40 steps, {title}")
         loss, arrived = results["ravine"][name]["loss"], results["arrival"][name]
         below.semilogy(loss[:1001], ("--", "-")[index], color=COLORS[index], label=f"{title}: {arrived} steps")
     below.axhline(ARRIVED, color="0.5", lw=1, ls=":")
