@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,14 @@ EPS = float(np.finfo(np.float64).eps)
 DENSE = 300  # parameters up to which the whole Hessian is computed
 GRADIENT_SHARE = 1e-5  # of the gradient a distance of one away; SciPy's BFGS stops at 1e-5
 NEARNESS = 1e-2  # how far away a critical point may be at most, by the stiffest curvature
+_WHAT: dict[Verdict, str] = {
+    "not critical": "this is not a critical point",
+    "local minimum": "this is a local minimum",
+    "local maximum": "this is a local maximum",
+    "saddle point": "this is a saddle point",
+    "degenerate": "this point is degenerate",
+    "undecided": "what this point is stays undecided",
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,10 @@ def critical_point(
         gtol = min(GRADIENT_SHARE * math.sqrt(n) * distant, NEARNESS * stiffest) + EPS * abs(loss)
     scale = max(distant, stiffest)
     verdict, message = judge(norm, gtol, curved, scale)
-    report = CriticalPoint(
+    ratio, ratio_error = math.nan, math.nan
+    if curved.values is not None or (samples and math.isfinite(curved.errors)):
+        ratio, ratio_error = minimum_ratio(function, curved, samples, steps, seed)
+    return CriticalPoint(
         verdict=verdict,
         message=message,
         theta=function.unflatten(x),
@@ -182,13 +193,12 @@ def critical_point(
         smallest_vector=function.unflatten(curved.smallest.vector),
         largest_vector=function.unflatten(curved.largest.vector),
         negative_curvature=curved.smallest.value + curved.smallest.proof < 0,
-        minimum_ratio=math.nan,
-        minimum_ratio_error=math.nan,
+        minimum_ratio=ratio,
+        minimum_ratio_error=ratio_error,
         eigenvalues=curved.values,
         scale=scale,
-        evaluations=0,
+        evaluations=function.loss_count + function.gradient_count + function.product_count,
     )
-    return _with_ratio(report, function, curved, samples, steps, seed)
 
 
 def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
@@ -222,30 +232,12 @@ def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
     if not np.isfinite(x).all():
         raise ValueError("result.x is not finite: the minimization ran away; look at where f falls without bound")
     report = critical_point(f, x, **options)
-    if not result.success:
-        said = f"SciPy reports no success ({str(result.message).strip().rstrip('.')}); this is"
-    elif report.verdict == "local minimum":
-        said = "SciPy reports success, and this is"
-    elif report.verdict in ("degenerate", "undecided"):
-        said = "SciPy reports success; this is"
+    what = _WHAT[report.verdict]
+    if result.success:
+        said = f"SciPy reports success, {'and' if report.verdict == 'local minimum' else 'but'} {what}"
     else:
-        said = "SciPy reports success, but this is"
-    return replace(report, message=f"{said} {_named(report.verdict)}: {report.message}")
-
-
-def _named(verdict: Verdict) -> str:
-    articles: dict[Verdict, Literal["a"]] = {"local minimum": "a", "local maximum": "a", "saddle point": "a"}
-    return f"{articles[verdict]} {verdict}" if verdict in articles else verdict
-
-
-def _with_ratio(
-    report: CriticalPoint, function: Function, curved: Curvature, samples: int, steps: int, seed: int
-) -> CriticalPoint:
-    ratio, error, products = math.nan, math.nan, 0
-    if curved.values is not None or samples:
-        ratio, error = minimum_ratio(function, curved, samples, steps, seed)
-    counted = function.loss_count + function.gradient_count + function.product_count + products
-    return replace(report, minimum_ratio=ratio, minimum_ratio_error=error, evaluations=counted)
+        said = f"SciPy reports no success ({str(result.message).strip().rstrip('.')}); {what}"
+    return replace(report, message=f"{said}: {report.message}")
 
 
 def _gradient_at_a_distance(function: Function, seed: int) -> float:

@@ -13,7 +13,7 @@ from onepass.landscape.function import Array, Function
 from onepass.landscape.operators import hessian, hessian_operator
 from onepass.landscape.spectrum import eigenpairs
 
-__all__ = ["Curvature", "End", "curvature", "unknown"]
+__all__ = ["Curvature", "End", "curvature", "hessian_at", "unknown"]
 
 EPS = float(np.finfo(np.float64).eps)
 TOLERANCES = (1e-5, 1e-9)  # of Lanczos, against the norm of H; the second where the first leaves a sign open
@@ -38,18 +38,19 @@ class End:
 
 @dataclass(frozen=True)
 class Curvature:
-    """Both ``smallest`` and ``largest``; ``values`` (n,) ascending of a dense Hessian, within ``error`` each, or None."""
+    """Its two ends; of a dense Hessian all ``values`` (n,) ascending and their ``errors`` (n,), else None and the error
+    of a product with a unit vector in ``errors``."""
 
     smallest: End
     largest: End
     values: Array | None
-    error: float
+    errors: Array
 
 
 def unknown(n: int) -> Curvature:
     """Where the Hessian cannot be computed."""
     end = End(math.nan, np.zeros(n), math.inf, math.inf)
-    return Curvature(end, end, None, math.inf)
+    return Curvature(end, end, None, np.array(math.inf))
 
 
 def curvature(function: Function, gradient: Array, dense: bool, seed: int) -> Curvature:
@@ -67,42 +68,48 @@ def curvature(function: Function, gradient: Array, dense: bool, seed: int) -> Cu
 
 
 def _dense(function: Function, gradient: Array) -> Curvature:
-    matrix, error = hessian(function, return_error=True)
+    matrix, error = hessian(function, None, return_error=True)
     values, vectors = np.linalg.eigh(matrix)
     error = error + EPS * len(values) * float(np.abs(values).max())  # that of eigh itself
-    low, high = _shift_of_values(function, gradient, values, vectors, error)
-    smallest = End(float(values[0]), vectors[:, 0], error + low, error + low)
-    largest = End(float(values[-1]), vectors[:, -1], error + high, error + high)
-    return Curvature(smallest, largest, values, error)
+    errors = error + _shift_of_values(function, gradient, values, vectors, error)
+    smallest, largest = (
+        End(float(values[i]), vectors[:, i], float(errors[i]), float(errors[i])) for i in (0, len(values) - 1)
+    )
+    return Curvature(smallest, largest, values, errors)
 
 
-def _shift_of_values(
-    function: Function, gradient: Array, values: Array, vectors: Array, error: float
-) -> tuple[float, float]:
-    """By how much the smallest and the largest eigenvalue may differ at the critical point that is near."""
+def _shift_of_values(function: Function, gradient: Array, values: Array, vectors: Array, error: float) -> Array:
+    """By how much each eigenvalue may differ at the critical point nearby, (n,).
+
+    One number for all where that settles the signs: how far the gradient after Newton's step is from what H predicts, or
+    how far the extreme vectors' curvature changes. Else from a second Hessian.
+    """
     curved = np.abs(values) > error
     coefficients = np.where(curved, gradient @ vectors, 0.0)
-    if not coefficients.any():
-        return 0.0, 0.0
     step = vectors @ (-coefficients / np.where(curved, values, 1.0))
     step /= max(1.0, float(np.linalg.norm(step)))
     there = function.x + step
     if np.array_equal(there, function.x):
-        return 0.0, 0.0
+        return np.zeros(len(values))
     try:
         model = gradient + vectors @ (values * (step @ vectors))
-        change = CAUTION * float(np.linalg.norm(function.gradient(there) - model) / np.linalg.norm(step))
-        if 2 * change < min(abs(values[0]), abs(values[-1])):
-            return change, change
-        moved = np.linalg.eigvalsh(_hessian_at(function, there))
+        changes = [float(np.linalg.norm(function.gradient(there) - model) / np.linalg.norm(step))]
+        for i in {0, len(values) - 1}:
+            vector = vectors[:, i]
+            changes.append(abs(float(vector @ function.hessian_vector(there, vector)[0] - values[i])))
+        if 2 * CAUTION * max(changes) < min(abs(values[0]), abs(values[-1])):
+            return np.full(len(values), CAUTION * max(changes))
+        moved = np.linalg.eigvalsh(hessian_at(function, there))
     except FloatingPointError:
-        return math.inf, math.inf
-    return CAUTION * abs(float(moved[0] - values[0])), CAUTION * abs(float(moved[-1] - values[-1]))
+        return np.full(len(values), math.inf)
+    shifts: Array = CAUTION * np.abs(moved - values)
+    return shifts
 
 
-def _hessian_at(function: Function, x: Array) -> Array:
+def hessian_at(function: Function, x: Array) -> Array:
+    """The dense Hessian (n, n) at another x; its calls are counted as ``function``'s."""
     there = Function(function.f, function.unflatten(x))
-    matrix: Array = hessian(there)
+    matrix: Array = hessian(there, None)
     function.gradient_count += there.gradient_count
     function.product_count += there.product_count
     return matrix
@@ -112,7 +119,7 @@ def _hessian_at(function: Function, x: Array) -> Array:
 
 
 def _lanczos(function: Function, gradient: Array, seed: int) -> Curvature:
-    operator = hessian_operator(function, seed=seed)
+    operator = hessian_operator(function, None, seed=seed)
     norm = _norm(operator, seed)
     for tolerance in TOLERANCES:
         ends = [_end(function, operator, sign * norm, tolerance, seed) for sign in (-1, 1)]
@@ -123,7 +130,7 @@ def _lanczos(function: Function, gradient: Array, seed: int) -> Curvature:
         End(end.value, end.vector, end.error + shift, end.proof + shift)
         for end, shift in zip(ends, (low, high), strict=True)
     )
-    return Curvature(smallest, largest, None, max(end.proof for end in ends))
+    return Curvature(smallest, largest, None, np.array(max(end.proof for end in ends)))
 
 
 def _norm(operator: Any, seed: int) -> float:

@@ -8,7 +8,6 @@ import numpy as np
 
 from onepass.landscape.curvature import Curvature
 from onepass.landscape.function import Array, Function
-from onepass.landscape.spectrum import spectral_density
 
 __all__ = ["minimum_ratio", "share_above"]
 
@@ -16,15 +15,17 @@ __all__ = ["minimum_ratio", "share_above"]
 def minimum_ratio(function: Function, curved: Curvature, samples: int, steps: int, seed: int) -> tuple[float, float]:
     """The ratio and its uncertainty, as `critical_point` reports them."""
     if curved.values is not None:
-        positive = curved.values > curved.error
-        flat = np.abs(curved.values) <= curved.error
+        positive = curved.values > curved.errors
+        flat = np.abs(curved.values) <= curved.errors
         return float(positive.mean()), float(flat.mean())
     if curved.smallest.value - curved.smallest.error > 0:
         return 1.0, 0.0
     if curved.largest.value + curved.largest.error < 0:
         return 0.0, 0.0
+    from onepass.landscape.spectrum import spectral_density
+
     density = spectral_density(function, steps=steps, samples=samples, seed=seed)
-    return share_above(density.nodes, density.weights, curved.error)
+    return share_above(density.nodes, density.weights, float(curved.errors))
 
 
 def share_above(nodes: Array, weights: Array, threshold: float) -> tuple[float, float]:

@@ -20,17 +20,21 @@ def judge(gradient_norm: float, gtol: float, curved: Curvature, scale: float) ->
     >>> import numpy as np
     >>> def end(value, error):
     ...     return End(value, np.zeros(2), error, error)
-    >>> judge(0.0, 1e-5, Curvature(end(-1.0, 1e-9), end(2.0, 1e-9), None, 1e-9), 2.0)[0]
+    >>> judge(0.0, 1e-5, Curvature(end(-1.0, 1e-9), end(2.0, 1e-9), None, np.array(1e-9)), 2.0)[0]
     'saddle point'
-    >>> judge(0.0, 1e-5, Curvature(end(1e-10, 1e-9), end(2.0, 1e-9), None, 1e-9), 2.0)[0]
+    >>> judge(0.0, 1e-5, Curvature(end(1e-10, 1e-9), end(2.0, 1e-9), None, np.array(1e-9)), 2.0)[0]
     'degenerate'
     """
     low, high = curved.smallest, curved.largest
     found = "" if curved.values is not None else ", as far as Lanczos found"
     falls, rises = low.value + low.proof < 0, high.value - high.proof > 0
     if math.isnan(low.value) or math.isnan(high.value):
-        text = "its eigenvalues could not be computed: the gradient is not finite beside theta or Lanczos did not converge"
-        known = (falls and "the loss falls along smallest_vector; ") or (rises and "the loss rises along largest_vector; ")
+        text = (
+            "its eigenvalues could not be computed: the gradient is not finite beside theta or Lanczos did not converge"
+        )
+        known = (falls and "the loss falls along smallest_vector; ") or (
+            rises and "the loss rises along largest_vector; "
+        )
         if gradient_norm > gtol:
             return "not critical", f"{_gradient(gradient_norm, gtol)}; {text}"
         return "undecided", f"{known or ''}{text}."
