@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass import callbacks, data, losses, nn, optim, schedules
+from onepass.landscape.critical import CriticalPoint, critical_point
 from onepass.lecture import Chapter, Picture
 from onepass.lecture.chapter import Results
 from onepass.lecture.style import COLORS, MARKERS, figure
@@ -85,11 +86,17 @@ class Digits:
         return loss, [gradient.copy() for gradient in self.model.gradients()]
 
 
+def judged(point: CriticalPoint) -> dict[str, Any]:
+    return {"verdict": point.verdict, "gradient norm": point.gradient_norm, "critical up to": point.gtol}
+
+
 def train_digits() -> dict[str, Any]:
     stuck = Digits()
     held = stuck.train(optim.SGD(stuck.model.parameters(), lr=NETWORK_RATE), NETWORK_DECAY)
     theta = [parameter.copy() for parameter in stuck.model.parameters()]
     loss, gradient = stuck.loss_and_gradient(theta)
+
+    judgement = judged(critical_point(stuck.loss_and_gradient, theta, samples=0))
 
     # across the valley: from where it is stuck, against the gradient, in multiples of the step that SGD takes
     multiples = np.linspace(-0.5, 1.6, 64)
@@ -122,6 +129,7 @@ def train_digits() -> dict[str, Any]:
         "fall after": 1 - after["loss"][NETWORK_DECAY + 10] / before,
         "norm before": held["norm"][-WINDOW:].mean(),
         "norm after": after["norm"][NETWORK_DECAY + 10 :].mean(),
+        "judgement": judgement,
         "runs": runs,
         "profile": {"multiples": multiples, "loss": np.array(profile), "here": loss},
         "curvature": curvature,
@@ -135,7 +143,8 @@ def compute() -> dict[str, Any]:
         "large, then small": descend(lambda w: optim.SGD([w], lr=decay)),
         "RMSProp": descend(lambda w: optim.RMSprop([w], lr=RMSPROP, alpha=0.9)),
     }
-    return {"runs": runs, "digits": train_digits()}
+    stuck = runs["large rate"]["path"][-1]
+    return {"runs": runs, "judgement": judged(critical_point(valley, stuck)), "digits": train_digits()}
 
 
 def draw_path(results: Results) -> Any:
@@ -222,11 +231,13 @@ rate first and a small one later (decay), or let each parameter have its own (RM
 
 
 def curves_caption(results: Results) -> str:
-    held = results["runs"]["large rate"]
+    held, point = results["runs"]["large rate"], results["judgement"]
+    down = results["runs"]["large, then small"]["loss"][DECAY + 10]
     return (
         f"With the large rate the loss stays at {held['loss'][-1]:.3f} and the norm of the gradient at "
-        f"{held['norm'][-1]:.3f}: no critical point, where it would be 0. A smaller rate from step {DECAY} on brings "
-        f"the loss down to {results['runs']['large, then small']['loss'][DECAY + 10]:.1g} in ten steps."
+        f"{held['norm'][-1]:.3f}. What landscape.critical_point says of the last point is: {point['verdict']}; it "
+        f"would take a gradient of {point['critical up to']:.0e} or less. A smaller rate from step {DECAY} on brings "
+        f"the loss down to {down:.1g} in ten steps."
     )
 
 
@@ -235,8 +246,9 @@ def digits_caption(results: Results) -> str:
     return (
         f"A real network (64-32-10, all digits in one batch, so without any noise). In the {WINDOW} steps before the "
         f"dotted line the loss, on average, was {share(found['fall before'])} lower than in the {WINDOW} before "
-        f"those, while the norm of the gradient wandered around {found['norm before']:.2f}. With a tenth of the rate "
-        f"the loss falls by {share(found['fall after'])} in ten steps, and the norm to {found['norm after']:.3f}."
+        f"those, while the norm of the gradient wandered around {found['norm before']:.2f} (verdict: "
+        f"{found['judgement']['verdict']}). With a tenth of the rate the loss falls by {share(found['fall after'])} "
+        f"in ten steps, and the norm to {found['norm after']:.3f}."
     )
 
 

@@ -42,6 +42,16 @@ def test_loss_is_flat_and_the_gradient_is_not_small(results: Any) -> None:
     assert late_norm.min() > 0.95 * run["norm"].max()  # hardly less than anywhere on the way
 
 
+def test_neither_place_is_a_critical_point(results: Any) -> None:
+    for judgement, run in (
+        (results["judgement"], results["runs"]["large rate"]["norm"][-1]),
+        (results["digits"]["judgement"], results["digits"]["runs"]["constant rate"]["norm"][valley.NETWORK_DECAY]),
+    ):
+        assert judgement["verdict"] == "not critical"
+        assert judgement["gradient norm"] == pytest.approx(run, rel=1e-9)
+        assert judgement["gradient norm"] > 1000 * judgement["critical up to"]
+
+
 def test_a_smaller_rate_gets_down_at_once(results: Any) -> None:
     held, run = results["runs"]["large rate"], results["runs"]["large, then small"]
     np.testing.assert_array_equal(run["loss"][: valley.DECAY + 1], held["loss"][: valley.DECAY + 1])
