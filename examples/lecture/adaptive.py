@@ -322,8 +322,8 @@ CHAPTER = Chapter(
             "adaptive-loss",
             draw_loss,
             lambda r: (
-                f"The same surface, the same start, {STEPS} steps. None of these rates was tuned: η is {RATE} for all "
-                "three adaptive methods. On another surface the order may be another."
+                f"The same surface, the same start, {STEPS} steps. η is {RATE} for all three adaptive methods, so "
+                "that bursts can be seen; it was tuned for none of them. On another surface the order may be another."
             ),
             "Losses against the step: gradient descent stays high with both rates, Adagrad falls with bursts, "
             "RMSProp stops at a floor, Adam falls farthest; with decay Adagrad has no bursts and RMSProp falls "

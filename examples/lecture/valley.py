@@ -247,8 +247,8 @@ def digits_caption(results: Results) -> str:
         f"A real network (64-32-10, all digits in one batch, so without any noise). In the {WINDOW} steps before the "
         f"dotted line the loss, on average, was {share(found['fall before'])} lower than in the {WINDOW} before "
         f"those, while the norm of the gradient wandered around {found['norm before']:.2f} (verdict: "
-        f"{found['judgement']['verdict']}). With a tenth of the rate the loss falls by {share(found['fall after'])} "
-        f"in ten steps, and the norm to {found['norm after']:.3f}."
+        f"{found['judgement']['verdict']}). With a tenth of the rate the loss is {share(found['fall after'])} below "
+        f"that average ten steps later, and the norm at {found['norm after']:.3f}."
     )
 
 
