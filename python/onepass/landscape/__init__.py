@@ -1,0 +1,18 @@
+"""Where training stops and why: gradients, Hessians, critical points and the surfaces around them.
+
+Everything takes a *function*: any callable ``f(theta) -> (loss, gradient)`` of a flat float64 vector or a list of float64
+arrays, the gradient in theta's structure.
+"""
+
+from onepass.landscape.models import from_model
+from onepass.landscape.operators import hessian, hessian_operator, hessian_vector_product
+from onepass.landscape.spectrum import Eigenpairs, eigenpairs
+
+__all__ = [
+    "Eigenpairs",
+    "eigenpairs",
+    "from_model",
+    "hessian",
+    "hessian_operator",
+    "hessian_vector_product",
+]
