@@ -146,7 +146,7 @@ def draw_paths(results: Results) -> Any:
         path = results["ridge"][size]["path"]
         style = {"color": (COLORS[4], "white")[k], "marker": MARKERS[k], "markeredgecolor": "black"}
         label = "from the ridge" if size == 0 else f"moved by {size:g}"
-        axes.plot(path[:, 0], path[:, 1], label=label, markersize=(9, 5)[k], linewidth=1, **style)
+        axes.plot(path[:, 0], path[:, 1], label=label, markersize=(7, 4)[k], linewidth=1, **style)
     axes.legend(loc="upper left", **DARK)
     return made
 
@@ -172,7 +172,7 @@ def draw_layers(results: Results) -> Any:
         above.plot(deep["taylor"][layers].steps, deep["taylor"][layers].losses, **style)
         below.semilogx(np.arange(1, STEPS_OF_LAYERS + 2), deep["runs"][layers]["losses"], **style)
     above.plot(0, 1, "X", color="white", markeredgecolor="black", markersize=10, label="origin", linestyle="")
-    above.set(xlabel="all weights equal to a", ylabel="loss", ylim=(-0.05, 1.6))
+    above.set(xlabel="all weights equal to a", ylabel="loss", ylim=(-0.05, 1.3))
     above.legend(loc="lower left")
     below.set(xlabel=f"step, from weights {SMALL:g}", ylabel="loss", ylim=(-0.05, 1.1), xlim=(1, STEPS_OF_LAYERS))
     return made
@@ -192,13 +192,13 @@ critical point, but of which kind? The Hessian tells: it is [[0, -2], [-2, 0]] t
 The Hessian also tells the way out. Where the gradient is 0, Taylor's series goes on with the second order,
 L(θ + u v) ≈ L(θ) + ½ λ u² along an eigenvector v of length 1 with the eigenvalue λ. If λ is negative, a step along v
 or -v lowers the loss. Who looks at the gradient alone sees nothing: started at the origin, SciPy's trust-ncg makes
-{scipy.nit} steps and reports success at loss {scipy.fun:.0f}. onepass.landscape.check_result says of that result: {verdict}.
-onepass.landscape.escape goes along v and ends at loss {escaped:.1g}.
+{scipy.nit} steps and reports success at loss {scipy.fun:.0f}. onepass.landscape.check_result says of its result:
+{verdict}. onepass.landscape.escape goes along v and ends at loss {escaped:.1g}.
 
 For gradient descent a saddle is a place to be slow at. Only from the line w1 = -w2, the ridge between the two valleys,
 it walks into the saddle. Near the saddle a distance from that line grows by the factor 1 + {LEARNING_RATE} · {-low:.0f}
 a step: a start moved by 1e-3 has left after {early} steps, one moved by 1e-9 after {late}. Meanwhile the loss stands
-still and the gradient is nearly 0: that looks like the end of training, and is not. Any disturbance ends it, in time.
+still and the gradient is nearly 0: that looks like the end of training, and is not. Any move off the line ends it, in time.
 
 With three layers, y = w1 w2 w3 x, the Hessian at the origin is 0, too. Such a point is degenerate: the second order
 says nothing, and only the third, -2 w1 w2 w3, leads down. Nothing grows by a constant factor here, and from weights of
@@ -209,7 +209,7 @@ def surface_caption(results: Results) -> str:
     escape, value = results["escape"], results["eigenvalues"][0]
     return (
         f"The error surface. The thin lines through the saddle point have its loss, {results['report'].loss:.0f}. "
-        f"Along the eigenvector of the eigenvalue {value:.0f} the loss falls on both sides, along the other one it rises. "
+        f"Along the eigenvector of the eigenvalue {value:.0f} the loss falls on both sides, along the other it rises. "
         f"onepass.landscape.escape starts at the saddle and ends at ({escape.theta[0]:.2f}, {escape.theta[1]:.2f})."
     )
 
@@ -227,9 +227,9 @@ def taylor_caption(results: Results) -> str:
 def paths_caption(results: Results) -> str:
     end = results["ridge"][1e-3]["path"][-1]
     return (
-        f"Gradient descent, learning rate {LEARNING_RATE}, from ({RIDGE[0]:.0f}, {RIDGE[1]:.0f}) on the ridge: it "
-        "walks into the saddle, along the eigenvector of the positive eigenvalue. Started 0.001 beside, it goes the same way "
-        f"first, then turns, and ends at ({end[0]:.2f}, {end[1]:.2f})."
+        f"Gradient descent, learning rate {LEARNING_RATE}, from (1, -1) on the ridge: it walks into the saddle, along "
+        "the eigenvector of the positive eigenvalue. Started 0.001 beside, it goes the same way first, then turns, and "
+        f"ends at ({end[0]:.2f}, {end[1]:.2f})."
     )
 
 
@@ -237,8 +237,8 @@ def plateau_caption(results: Results) -> str:
     runs = results["ridge"]
     found = ", ".join(f"{leaves(run)} (moved by {size:g})" for size, run in runs.items() if size)
     return (
-        "The same start, moved off the ridge by less and less. The loss (above) stands at 1 for longer, but falls "
-        f"below {HALF} at last: at step {found}. Below, log scale: a run comes near the saddle by a constant factor a step "
+        "The same start, moved off the ridge by less and less. The loss (above) stands at 1 for longer, but falls below "
+        f"{HALF} at last: at step {found}. Below, log scale: a run comes near the saddle by a constant factor a step "
         "and leaves it by another, so that to be moved a thousand times less costs the same number of steps each time."
     )
 
