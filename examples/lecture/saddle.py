@@ -198,7 +198,7 @@ or -v lowers the loss. Who looks at the gradient alone sees nothing: started at 
 For gradient descent a saddle is a place to be slow at. Only from the line w1 = -w2, the ridge between the two valleys,
 it walks into the saddle. Near the saddle a distance from that line grows by the factor 1 + {LEARNING_RATE} · {-low:.0f}
 a step: a start moved by 1e-3 has left after {early} steps, one moved by 1e-9 after {late}. Meanwhile the loss stands
-still and the gradient is nearly 0: that looks like the end of training, and is not. Any move off the line ends it, in time.
+still and the gradient is nearly 0: that looks like the end of training, and is not. Any move off the line ends it.
 
 With three layers, y = w1 w2 w3 x, the Hessian at the origin is 0, too. Such a point is degenerate: the second order
 says nothing, and only the third, -2 w1 w2 w3, leads down. Nothing grows by a constant factor here, and from weights of
@@ -237,7 +237,7 @@ def plateau_caption(results: Results) -> str:
     runs = results["ridge"]
     found = ", ".join(f"{leaves(run)} (moved by {size:g})" for size, run in runs.items() if size)
     return (
-        "The same start, moved off the ridge by less and less. The loss (above) stands at 1 for longer, but falls below "
+        "The same start, moved off the ridge by less and less. The loss (above) stays at 1 for longer, but gets below "
         f"{HALF} at last: at step {found}. Below, log scale: a run comes near the saddle by a constant factor a step "
         "and leaves it by another, so that to be moved a thousand times less costs the same number of steps each time."
     )
