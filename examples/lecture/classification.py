@@ -190,9 +190,9 @@ def text(results: Results) -> str:
     fit = results["most_likely"]
     return f"""\
 A network that classifies ends in one score (logit) for each class. Softmax makes probabilities of them,
-p_i = exp(y_i) / Σ_j exp(y_j): positive, of sum 1, and with larger gaps than the scores. The scores 3, 1 and -3 become
-{p[0]:.2f}, {p[1]:.2f} and {p[2]:.3f}. With two classes p1 = 1 / (1 + exp(-(y1 - y2))): the sigmoid of the gap. So the
-choice between two classes is no case of its own.
+p_i = exp(y_i) / Σ_j exp(y_j): positive and of sum 1. A gap d of two scores makes one probability exp(d) times the
+other, so that the largest score takes nearly all: 3, 1 and -3 become {p[0]:.2f}, {p[1]:.2f} and {p[2]:.3f}. With two
+classes p1 = 1 / (1 + exp(-(y1 - y2))), the sigmoid of the gap: two classes are no case of their own.
 
 The right class is written as a one-hot vector t. How far is p from it? Mean squared error Σ (p_i - t_i)² seems natural;
 cross-entropy -Σ t_i log p_i is what everybody uses. It has a meaning: summed over the examples it is -log of the
@@ -202,17 +202,16 @@ One set of scores for {fit["examples"]} labels, five, three and two of a class, 
 
 And it trains. Its gradient with respect to the scores is p - t: the more wrong the answer, the larger, up to 1 for each
 score. Squared error's is 2 (p - t) times the derivative of softmax, which is nearly 0 wherever softmax is sure of
-itself, also where it is sure of the wrong class. Both losses have their minimum in the same corner, but one surface
-slopes towards it everywhere, and the other begins with a plateau: the choice of the loss changes how hard the
-optimization is. What to do: leave softmax out of the network and give its scores to a cross-entropy loss
+itself, also where it is sure of the wrong class. Both losses fall towards the same corner, but one slopes towards it
+from everywhere, and the other begins with a plateau: the choice of the loss changes how hard the optimization is. What to do: leave softmax out of the network and give its scores to a cross-entropy loss
 (onepass.losses.CrossEntropy, as PyTorch's, computes softmax and loss together, and safely)."""
 
 
 def sigmoid_caption(results: Results) -> str:
     difference = np.abs(results["sigmoid"] - results["softmax_of_two"]).max()
     return (
-        "Softmax of two scores is the sigmoid of their gap. Computed by two kernels of the package, the two differ by "
-        f"{difference:.1g} at most."
+        "Softmax of two scores is the sigmoid of their gap. Between the package's two kernels, the largest difference "
+        f"over the gaps from -20 to 20 is {difference:.1g}."
     )
 
 
