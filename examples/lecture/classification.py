@@ -203,8 +203,9 @@ One set of scores for {fit["examples"]} labels, five, three and two of a class, 
 And it trains. Its gradient with respect to the scores is p - t: the more wrong the answer, the larger, up to 1 for each
 score. Squared error's is 2 (p - t) times the derivative of softmax, which is nearly 0 wherever softmax is sure of
 itself, also where it is sure of the wrong class. Both losses fall towards the same corner, but one slopes towards it
-from everywhere, and the other begins with a plateau: the choice of the loss changes how hard the optimization is. What to do: leave softmax out of the network and give its scores to a cross-entropy loss
-(onepass.losses.CrossEntropy, as PyTorch's, computes softmax and loss together, and safely)."""
+from everywhere, and the other begins with a plateau: the choice of the loss changes how hard the optimization is.
+What to do: leave softmax out of the network and give its scores to a cross-entropy loss (onepass.losses.CrossEntropy,
+as PyTorch's, computes softmax and loss together, and safely)."""
 
 
 def sigmoid_caption(results: Results) -> str:
