@@ -16,6 +16,7 @@ __all__ = ["Array", "Function", "Theta"]
 Array = NDArray[np.float64]
 Theta = Any  # a flat float64 vector, a list of float64 arrays, or an object with such a .theta
 
+
 def _float64(name: str, value: object) -> Array:
     """``value`` as it is, if it is a float64 array of finite numbers."""
     if not isinstance(value, np.ndarray):
@@ -64,7 +65,7 @@ class Function:
                 raise TypeError(f"{name} is {array!r:.60}, expected a float64 array{hint}")
             _float64(name, array)
         if not self._is_list and theta.ndim != 1:
-            raise ValueError(f"theta has shape {theta.shape}, expected a flat vector; pass a list, [theta], or ravel it")
+            raise ValueError(f"theta has shape {theta.shape}, expected a flat vector; pass a list: [theta]")
         self.shapes: list[tuple[int, ...]] = [array.shape for array in arrays]
         self.size = sum(array.size for array in arrays)
         if self.size == 0:
@@ -200,7 +201,7 @@ class Function:
         return products, errors
 
     def step(self, x: Array, v: Array) -> float:
-        """The length in the space of x of the step along ``v`` that serves differences of the gradient best at ``x``."""
+        """The length in x's space of the step along ``v`` that serves differences of the gradient best at ``x``."""
         return self._difference(x, _unit(v)[0]).length
 
     def central(self, x: Array, v: Array, length: float) -> Array:
