@@ -52,6 +52,12 @@ def leaves(run: Results) -> int | None:
     return int(np.argmax(run["losses"] < HALF)) if (run["losses"] < HALF).any() else None
 
 
+def way_down(escape: landscape.Escape) -> Array:
+    """The path up to where it ends for good; what comes behind are trials whether the end is a minimum."""
+    end = [np.array_equal(w, escape.theta) for w in escape.path].index(True)
+    return np.array(escape.path[: end + 1])
+
+
 def compute() -> dict[str, Any]:
     f = network(2)
     report = landscape.critical_point(f, ORIGIN)
@@ -62,6 +68,7 @@ def compute() -> dict[str, Any]:
     def hessian_vector(w: Array, v: Array) -> Array:
         return landscape.hessian_vector_product(f, w, v).value
 
+    escape = landscape.escape(f, ORIGIN, report)
     scipy = require("scipy.optimize").minimize(f, ORIGIN, jac=True, method="trust-ncg", hessp=hessian_vector)
     deep = network(3)
     return {
@@ -75,11 +82,13 @@ def compute() -> dict[str, Any]:
         "near": landscape.taylor(f, ORIGIN, down, np.geomspace(0.02, 2, 25)),
         "scipy": scipy,
         "scipy_report": landscape.check_result(scipy, f),
-        "escape": landscape.escape(f, ORIGIN, report),
+        "escape": escape,
+        "way_down": way_down(escape),
         "ridge": {size: descend(f, RIDGE + size, STEPS) for size in DISTURBANCES},
         "deep": {
             "report": landscape.critical_point(deep, np.zeros(3)),
             "hessian": landscape.hessian(deep, np.zeros(3)),
+            "escape": landscape.escape(deep, np.zeros(3)),
             "taylor": {
                 n: landscape.taylor(network(n), np.zeros(n), np.ones(n), np.linspace(-0.4, 1.2, 81)) for n in (2, 3)
             },
@@ -114,9 +123,11 @@ def draw_surface(results: Results) -> Any:
             )
         at = 1.05 * vector * np.sign(vector[1])
         axes.text(*at, f"λ = {value:.0f}", color="black", ha="center", bbox={"facecolor": "white", "pad": 2})
-    path = np.array(results["escape"].path)
-    axes.plot(path[:, 0], path[:, 1], ".-", color="white", linewidth=1, markersize=7, label="escape")
-    axes.plot(0, 0, "X", color="white", markeredgecolor="black", markersize=12, linestyle="", label="saddle point")
+    style = {"linewidth": 1.5, "markersize": 7, "markeredgecolor": "black", "zorder": 3}
+    axes.plot(*results["way_down"].T, "o-", color="white", label="escape", **style)
+    axes.plot(
+        0, 0, "X", color="white", markeredgecolor="black", markersize=12, linestyle="", label="saddle point", zorder=4
+    )
     axes.legend(loc="lower right", **DARK)
     return made
 
@@ -180,9 +191,11 @@ def draw_layers(results: Results) -> Any:
 
 def text(results: Results) -> str:
     low, high = results["eigenvalues"]
-    scipy, verdict, escaped = results["scipy"], results["scipy_report"].verdict, results["escape"].loss
+    scipy, verdict = results["scipy"], results["scipy_report"].verdict
+    escaped, end = results["escape"].loss, results["escape"].report
     late, early = (leaves(results["ridge"][size]) for size in (1e-9, 1e-3))
     two, three = (leaves(results["deep"]["runs"][layers]) for layers in (2, 3))
+    displaced = results["deep"]["escape"].loss
     return f"""\
 Two layers of one weight each, y = w1 w2 x, and one example, x = 1, y = 1: L = (1 - w1 w2)². The minima are all points
 with w1 w2 = 1. At the origin the gradient, (-2 w2 (1 - w1 w2), -2 w1 (1 - w1 w2)), is 0 as well, but the loss is 1: a
@@ -193,7 +206,8 @@ The Hessian also tells the way out. Where the gradient is 0, Taylor's series goe
 L(θ + u v) ≈ L(θ) + ½ λ u² along an eigenvector v of length 1 with the eigenvalue λ. If λ is negative, a step along v
 or -v lowers the loss. Who looks at the gradient alone sees nothing: started at the origin, SciPy's trust-ncg makes
 {scipy.nit} steps and reports success at loss {scipy.fun:.0f}. onepass.landscape.check_result says of its result:
-{verdict}. onepass.landscape.escape goes along v and ends at loss {escaped:.1g}.
+{verdict}. onepass.landscape.escape goes along v and ends at loss {escaped:.1g}. The report on that end says
+"{end.verdict}": it lies in a valley of minima; across it the eigenvalue is {end.largest:.0f}, along it {abs(end.smallest):.0f}.
 
 For gradient descent a saddle is a place to be slow at. Only from the line w1 = -w2, the ridge between the two valleys,
 it walks into the saddle. Near the saddle a distance from that line grows by the factor 1 + {LEARNING_RATE} · {-low:.0f}
@@ -202,7 +216,8 @@ still and the gradient is nearly 0: that looks like the end of training, and is 
 
 With three layers, y = w1 w2 w3 x, the Hessian at the origin is 0, too. Such a point is degenerate: the second order
 says nothing, and only the third, -2 w1 w2 w3, leads down. Nothing grows by a constant factor here, and from weights of
-{SMALL} three layers need {three} steps where two need {two}. One reason why weights do not start near 0."""
+{SMALL} three layers need {three} steps where two need {two}: one reason why weights do not start near 0. Where no
+eigenvector shows the way, escape tries random displacements; here it ends at loss {displaced:.1g}."""
 
 
 def surface_caption(results: Results) -> str:

@@ -83,7 +83,14 @@ def test_escape_from_exactly_the_saddle_ends_in_a_minimum(results):
     assert escape.loss < 1e-8
     assert closed_form(escape.theta) < 1e-8
     assert escape.theta.prod() == pytest.approx(1, abs=1e-4)
-    assert escape.report.verdict not in ("saddle point", "not critical", "local maximum")
+    assert escape.report.verdict == "degenerate"  # a valley: the Hessian there is 2 (w2, w1) (w2, w1)'
+    assert escape.report.largest == pytest.approx(2 * escape.theta @ escape.theta, rel=1e-3)
+    assert escape.report.smallest == pytest.approx(0, abs=1e-4)
+    way_down = results["way_down"]
+    np.testing.assert_array_equal(way_down[0], 0)
+    assert closed_form(way_down[-1]) <= escape.loss + 1e-12
+    assert (np.diff(closed_form(way_down)) < 0).all()
+    assert abs(way_down[1] @ [1, -1]) < 1e-6  # the first step: along (1, 1) or against it
 
 
 def test_on_the_ridge_gradient_descent_walks_into_the_saddle(results):
@@ -121,6 +128,8 @@ def test_three_layers_are_degenerate_at_the_origin(results):
     np.testing.assert_allclose(deep["hessian"], np.zeros((3, 3)), atol=1e-8)
     assert deep["report"].verdict == "degenerate"
     assert deep["report"].gradient_norm == 0
+    assert deep["escape"].success
+    assert deep["escape"].theta.prod() == pytest.approx(1, abs=1e-4)
     for layers in (2, 3):
         line = deep["taylor"][layers]
         np.testing.assert_allclose(line.losses, (1 - line.steps**layers) ** 2, rtol=1e-12, atol=1e-14)
