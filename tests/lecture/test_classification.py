@@ -9,7 +9,7 @@ import pytest
 from measure import numeric_gradient
 
 from examples.lecture import classification
-from onepass import kernels, optim
+from onepass import kernels, landscape, optim
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,7 @@ def test_gradients_by_finite_differences(name):
     loss = classification.LOSSES[name]
     for y in np.random.default_rng(1).normal(size=(5, 3)) * 2:
         np.testing.assert_allclose(loss(y)[1], numeric_gradient(lambda y=y: loss(y)[0], y), rtol=1e-6, atol=1e-9)
+        assert landscape.gradient_check(loss, y).max_error < 1e-8
 
 
 def test_from_the_bad_corner_one_arrives_and_one_does_not(results):
