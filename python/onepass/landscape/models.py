@@ -64,6 +64,14 @@ class ModelFunction:
         below = self._loss(prediction - k * moved, self._y, None)[1]
         return self._backward((above - below) / (2 * k))
 
+    def copy(self) -> ModelFunction:
+        """An independent function of the same values, for another thread; the data are shared."""
+        for array, before in self._kept:
+            np.copyto(array, before)
+        made = ModelFunction(self.model, self._loss, self._x, self._y, self.training)
+        made._callers = self._callers
+        return made
+
     def assign(self, theta: Theta) -> None:
         """Writes ``theta`` into the model that `from_model` was given."""
         theta = getattr(theta, "theta", theta)
