@@ -30,6 +30,9 @@ class Buffer:
         self._shape: tuple[int, ...] = ()  # of no view that was asked for
         self._dtype: DTypeLike | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
+        return Buffer()  # a copied layer computes anew
+
     def get(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """A C-contiguous array of this shape and dtype with any content."""
         if dtype is self._dtype and shape == self._shape:

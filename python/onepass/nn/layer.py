@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Array", "Layer", "Out", "check_integer", "check_row_shape"]
 
 Array = NDArray[Any]
 Out = Array | Literal[False] | None
+Own = TypeVar("Own", bound="Layer")
 
 
 def check_integer(name: str, value: object, minimum: int) -> None:
@@ -126,6 +127,22 @@ class Layer:
         self.check_state(state)
         for name, array in self.state().items():
             np.copyto(array, state[name])
+
+    def astype(self: Own, dtype: DTypeLike) -> Own:
+        """A copy of the layer, or of a whole model, with parameters, gradients and statistics of another type.
+
+        float32 or float64; a trained network is looked at in float64 (`onepass.landscape`) this way. The copy shares no
+        memory with the original; parameters that two layers share stay shared. TypeError for a layer whose parameters
+        are not its attributes.
+
+        >>> from onepass import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm(8))
+        >>> {str(array.dtype) for array in model.astype("float64").state().values()}
+        {'float64'}
+        """
+        from onepass.nn.conversion import converted
+
+        return converted(self, dtype)
 
     def initialized(self) -> None:
         """After parameters were drawn: puts right what must not be random."""
