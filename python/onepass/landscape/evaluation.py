@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,24 +104,35 @@ def losses_at(
 def _together(functions: list[Callable[[Array], float]], place: Place, losses: Array, bar: Any) -> None:
     """Fills losses, one thread a function; each takes the next point that nobody has taken."""
     lock, stop, taken = threading.Lock(), threading.Event(), 0
+    errors: list[BaseException] = []
 
     def work(loss: Callable[[Array], float]) -> None:
         nonlocal taken
-        with np.errstate(all="ignore"):
-            while not stop.is_set():
-                with lock:
-                    index, taken = taken, taken + 1
-                if index >= len(losses):
-                    return
-                losses[index] = loss(place(index))
-
-    with _serial, ThreadPoolExecutor(len(functions)) as pool:
-        running: set[Future[None]] = {pool.submit(work, function) for function in functions}
         try:
-            while running:
-                done, running = wait(running, timeout=0.1, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                _show(bar, min(taken, len(losses)))
-        finally:  # Ctrl-C and errors: after the points at hand
+            with np.errstate(all="ignore"):
+                while not stop.is_set():
+                    with lock:
+                        index, taken = taken, taken + 1
+                    if index >= len(losses):
+                        return
+                    losses[index] = loss(place(index))
+        except BaseException as error:  # of the function; raised where the caller sees it
+            errors.append(error)
             stop.set()
+
+    threads = [threading.Thread(target=work, args=(function,)) for function in functions]
+    with _serial:
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+                    _show(bar, min(taken, len(losses)))
+        finally:  # Ctrl-C: after the points at hand
+            stop.set()
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
+    if errors:
+        raise errors[0]

@@ -222,11 +222,11 @@ def line(
     _check_progress(progress)
     if direction is None:
         raise TypeError("direction is missing; make one with random_direction or directions_between")
+    if isinstance(direction, Directions) and len(direction.vectors) != 1:
+        raise ValueError(f"direction has {len(direction.vectors)} vectors, expected one; plane takes two")
     function, start = _center(f, center, direction)
     label, marks = AXES[0], {}
     if isinstance(direction, Directions):
-        if len(direction.vectors) != 1:
-            raise ValueError(f"direction has {len(direction.vectors)} vectors, expected one; plane takes two")
         vector, label = direction.vectors[0], direction.labels[0]
         marks = {name: place[0] for name, place in direction.marks.items()}
         span = _covering(direction.points, False)[0] if span is None else span
@@ -282,11 +282,11 @@ def plane(
     """
     _check_points(points)
     _check_progress(progress)
+    if isinstance(directions, Directions) and len(directions.vectors) != 2:
+        raise ValueError(f"directions has {len(directions.vectors)} vectors, expected two; line takes one")
     function, start = _center(f, center, directions)
     labels, marks, shares, spans = AXES, {}, None, None
     if isinstance(directions, Directions):
-        if len(directions.vectors) != 2:
-            raise ValueError(f"directions has {len(directions.vectors)} vectors, expected two; line takes one")
         vectors, shares = directions.vectors, directions.explained_variance_ratio
         labels = (directions.labels[0], directions.labels[1])
         marks = {name: (place[0], place[1]) for name, place in directions.marks.items()}
