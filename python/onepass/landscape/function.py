@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Function", "Theta"]
+from onepass.landscape.differences import EPS, STEP, WORTH, Difference, best_difference, difference
+
+__all__ = ["Array", "Function", "Theta", "norm"]
 
 Array = NDArray[np.float64]
 Theta = Any  # a flat float64 vector, a list of float64 arrays, or an object with such a .theta
-
-EPS = float(np.finfo(np.float64).eps)
-STEP = EPS ** (1 / 3)  # where truncation (step^2) and rounding (eps / step) of a central difference meet
-WORTH = 1e-7  # relative error of a product beyond which other steps are tried
-LADDER = 8.0  # from one step to the next one tried
-RUNGS = 5  # steps tried in one direction at most
 
 
 def _float64(name: str, value: object) -> Array:
@@ -69,7 +65,7 @@ class Function:
                 raise TypeError(f"{name} is {array!r:.60}, expected a float64 array{hint}")
             _float64(name, array)
         if not self._is_list and theta.ndim != 1:
-            raise ValueError(f"theta has shape {theta.shape}, expected a flat vector; pass a list, [theta], or ravel it")
+            raise ValueError(f"theta has shape {theta.shape}, expected a flat vector; pass a list: [theta]")
         self.shapes: list[tuple[int, ...]] = [array.shape for array in arrays]
         self.size = sum(array.size for array in arrays)
         if self.size == 0:
@@ -175,67 +171,90 @@ class Function:
     def hessian_vector(self, x: Array, v: Array) -> tuple[Array, float]:
         """H v (n,) at the flat ``x``, and an estimate of the norm of its error.
 
-        Exact where ``f`` has ``hessian_vector``; the error is then rounding alone. Else central differences of the
-        gradient with steps s and 2s along v, extrapolated (Richardson): 4 gradients, beside the one at ``x``. If s
-        turns out unsound (the two disagree, as with noisy gradients or sharp bends), others are tried, 4 gradients each.
+        Exact where ``f`` has ``hessian_vector``; the error is then rounding alone. Else by `best_difference` of the
+        gradient along v: 4 gradients, beside the one at ``x``, and 4 more for each further step that is tried.
         """
-        norm = float(np.linalg.norm(v))
-        if self.exact:
-            self.product_count += 1
-            product = self._vector(self.f.hessian_vector(self.unflatten(x), self.unflatten(v)), "f.hessian_vector")
-            if not np.isfinite(product).all():
-                raise FloatingPointError("f.hessian_vector(theta, v) holds what is not finite")
-            return product, 4 * EPS * float(np.linalg.norm(product))
-        if norm == 0.0:
-            return np.zeros(self.size), 0.0
-        return self._best_difference(x, v / norm, norm)[:2]
+        products, errors = self.hessian_vectors(x, v[:, np.newaxis])
+        return products[:, 0], float(errors[0])
+
+    def hessian_vectors(self, x: Array, vectors: Array) -> tuple[Array, Array]:
+        """H times each column of ``vectors`` (n, k), and the k errors; a step that was good is used again."""
+        products, errors = np.zeros(vectors.shape), np.zeros(vectors.shape[1])
+        length, allowed = None, 0.0
+        for index, v in enumerate(vectors.T):
+            unit, size = _unit(v)
+            if size == 0.0:
+                continue
+            if self.exact:
+                self.product_count += 1
+                value = self._vector(self.f.hessian_vector(self.unflatten(x), self.unflatten(unit)), "f.hessian_vector")
+                error = 4 * EPS * float(np.linalg.norm(value))
+            else:
+                found = None if length is None else self._difference(x, unit, length)
+                if found is None or found.error > max(allowed, WORTH * float(np.linalg.norm(found.value))):
+                    found = self._difference(x, unit)
+                    length, allowed = found.length, 4 * found.error
+                value, error = found.value, found.error
+            products[:, index], errors[index] = value * size, error * size
+            if not np.isfinite(products[:, index]).all():
+                raise FloatingPointError(f"the Hessian times a vector of norm {size:.4g} is not finite")
+        return products, errors
 
     def step(self, x: Array, v: Array) -> float:
-        """The length in the space of x of the step along ``v`` that serves central differences best at ``x``."""
-        return self._best_difference(x, v / np.linalg.norm(v), 1.0)[2]
+        """The length in x's space of the step along ``v`` that serves differences of the gradient best at ``x``."""
+        return self._difference(x, _unit(v)[0]).length
 
-    def difference(self, x: Array, v: Array, length: float) -> Array:
-        """H v by one central difference whose points lie ``length`` beside ``x``: 2 gradients."""
-        norm = float(np.linalg.norm(v))
-        if norm == 0.0:
+    def central(self, x: Array, v: Array, length: float) -> Array:
+        """H v by one central difference whose points lie ``length`` beside ``x``: 2 gradients, no estimate."""
+        unit, size = _unit(v)
+        if size == 0.0:
             return np.zeros(self.size)
-        shift = length / norm * v
-        return (self.gradient(x + shift) - self.gradient(x - shift)) * (norm / (2 * length))
+        return (self._beside(x + length * unit) - self._beside(x - length * unit)) * (size / (2 * length))
 
-    def _best_difference(self, x: Array, unit: Array, norm: float) -> tuple[Array, float, float]:
-        """H v, its error and the step, for v = norm * unit."""
-        center = self.gradient(x)
-        base = STEP * max(1.0, float(np.linalg.norm(x)))
-        best = (*self._extrapolated(x, unit, base, center), base)
-        if best[1] > WORTH * np.linalg.norm(best[0]):
-            for factor in (LADDER, 1 / LADDER):
-                length = base
-                for _ in range(RUNGS):
-                    length *= factor
-                    try:
-                        found = (*self._extrapolated(x, unit, length, center), length)
-                    except FloatingPointError:  # too far
-                        break
-                    if found[1] >= best[1]:
-                        break
-                    best = found
-                if best[2] != base:
-                    break
-        return best[0] * norm, best[1] * norm, best[2]
+    def gauss_newton_vector(self, x: Array, v: Array) -> Array:
+        """J' H_L J v (n,) at the flat ``x``; TypeError if ``f`` does not offer it."""
+        if not callable(getattr(self.f, "gauss_newton_vector", None)):
+            raise TypeError("f has no gauss_newton_vector(theta, v); take a function of from_model or from_torch")
+        self.product_count += 1
+        unit, size = _unit(v)
+        product = self._vector(
+            self.f.gauss_newton_vector(self.unflatten(x), self.unflatten(unit)), "f.gauss_newton_vector"
+        )
+        return product * size
 
-    def _extrapolated(self, x: Array, unit: Array, length: float, center: Array) -> tuple[Array, float]:
-        """(4 D(s) - D(2 s)) / 3 with an estimate of its error.
+    def _difference(self, x: Array, unit: Array, length: float | None = None) -> Difference:
+        center, size = self.gradient(x), float(np.linalg.norm(x))
 
-        What D(s) and D(2s) differ by is odd in s, the fourth difference of the gradient even: two independent samples
-        of the gradient's noise.
-        """
-        up, down = self.gradient(x + length * unit), self.gradient(x - length * unit)
-        up2, down2 = self.gradient(x + 2 * length * unit), self.gradient(x - 2 * length * unit)
-        near, far = (up - down) / (2 * length), (up2 - down2) / (4 * length)
-        fourth = up2 + down2 - 4 * (up + down) + 6 * center
-        noise = float(np.linalg.norm(fourth)) / math.sqrt(70) / length
-        rounding = EPS * max(float(np.linalg.norm(up)), float(np.linalg.norm(down))) / length
-        return (4 * near - far) / 3, 1.5 * max(float(np.linalg.norm(far - near)), noise) + rounding
+        def along(t: float) -> Array:
+            return self._beside(x + t * unit)
+
+        if length is not None:
+            return difference(along, length, center, EPS * size)
+        return best_difference(along, STEP * max(1.0, size), center, EPS * size)
+
+    def _beside(self, x: Array) -> Array:
+        """The gradient, without forgetting the one that `gradient` keeps."""
+        kept = self._last
+        try:
+            return self.gradient(x)
+        finally:
+            self._last = kept
+
+
+def norm(v: Array) -> float:
+    """The Euclidean norm, also where the squares of v leave the range of float64."""
+    largest = float(np.abs(v).max(initial=0.0))
+    return largest * float(np.linalg.norm(v / largest)) if 0.0 < largest < math.inf else largest
+
+
+def _unit(v: Array) -> tuple[Array, float]:
+    """v / |v| and |v|."""
+    largest = float(np.abs(v).max())
+    if largest == 0.0:
+        return v, 0.0
+    scaled = v / largest
+    length = float(np.linalg.norm(scaled))
+    return scaled / length, length * largest
 
 
 def _number(value: object, name: str) -> float:
