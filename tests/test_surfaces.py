@@ -1,4 +1,4 @@
-"""Lines, planes and directions against closed forms; threads, Ctrl-C, progress; what the pictures show."""
+"""Lines and planes against closed forms; the same bits in any number of threads; errors, Ctrl-C, progress."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import sys
 import threading
 import time
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from scipy import linalg
 
 import onepass
 from onepass import landscape, losses, nn
-from onepass.landscape import evaluation, plots, surfaces
+from onepass.landscape import evaluation
 
 RNG = np.random.default_rng(7)
 N = 6
 ROOT = RNG.normal(size=(N, N))
 HESSIAN, LINEAR = ROOT + ROOT.T, RNG.normal(size=N)  # eigenvalues of both signs
+SHAPES = [(5, 3), (5,), (2, 3, 2, 2), (2,), (4, 1)]
 
 
 def quadratic(theta):
@@ -35,95 +34,6 @@ def quadratic(theta):
 def threads():
     yield
     onepass.set_threads(None)
-
-
-# ---- random directions
-
-
-def shapes_of_a_network():
-    return [(5, 3), (5,), (2, 3, 2, 2), (2,), (4, 1)]
-
-
-def a_network():
-    return [RNG.normal(size=shape) * 3 for shape in shapes_of_a_network()]
-
-
-def lengths(array, axes):
-    return np.sqrt(np.sum(array**2, axis=axes))
-
-
-@pytest.mark.parametrize("biases", [False, True])
-def test_filters_have_the_lengths_of_thetas(biases):
-    theta = a_network()
-    direction = landscape.random_direction(theta, seed=3, biases=biases)
-    for d, array in zip(direction, theta, strict=True):
-        if array.ndim > 1:
-            axes = tuple(range(1, array.ndim))
-            np.testing.assert_allclose(lengths(d, axes), lengths(array, axes), rtol=1e-14)
-            assert np.unique(d.round(12)).size == d.size
-        else:
-            assert lengths(d, None) == (pytest.approx(lengths(array, None), rel=1e-14) if biases else 0)
-    raw = np.random.default_rng(3).standard_normal((5, 3))  # a filter keeps its direction
-    cosines = np.sum(raw * direction[0], axis=1) / lengths(raw, 1) / lengths(theta[0], 1)
-    np.testing.assert_allclose(cosines, 1, rtol=1e-14)
-
-
-def test_layers_have_the_lengths_of_thetas():
-    theta = a_network()
-    direction = landscape.random_direction(theta, normalize="layer")
-    for d, array in zip(direction, theta, strict=True):
-        expected = lengths(array, None) if array.ndim > 1 else 0
-        assert lengths(d, None) == pytest.approx(expected, rel=1e-14)
-    assert not np.allclose(lengths(direction[0], 1), lengths(theta[0], 1), rtol=1e-3)
-
-
-def test_without_normalization_everything_moves_and_the_length_is_1():
-    direction = np.concatenate([d.ravel() for d in landscape.random_direction(a_network(), normalize=None)])
-    assert np.linalg.norm(direction) == pytest.approx(1, rel=1e-14)
-    assert (direction != 0).all()
-    raw = np.concatenate([np.ravel(landscape.random_direction(np.zeros(4000), 5, None))])
-    assert np.mean(raw**4) / np.mean(raw**2) ** 2 == pytest.approx(3, abs=0.3)  # normal
-
-
-def test_a_flat_theta_with_shapes_is_the_same():
-    theta = a_network()
-    flat = np.concatenate([array.ravel() for array in theta])
-    direction = landscape.random_direction(flat, seed=4, shapes=shapes_of_a_network())
-    listed = landscape.random_direction(theta, seed=4)
-    np.testing.assert_array_equal(direction, np.concatenate([d.ravel() for d in listed]))
-    assert not np.allclose(direction, landscape.random_direction(flat, seed=5, shapes=shapes_of_a_network()))
-
-
-# ---- principal directions
-
-
-def test_pca_against_the_eigenvalues_of_the_scatter():
-    path = np.cumsum(RNG.normal(size=(30, N)) * np.array([5, 3, 2, 1, 0.5, 0.2]), axis=0)
-    found = landscape.pca(path, components=3)
-    difference = path - path[-1]
-    values, vectors = linalg.eigh(difference.T @ difference)
-    np.testing.assert_allclose(found.explained_variance_ratio, values[::-1][:3] / values.sum(), rtol=1e-10)
-    np.testing.assert_allclose(np.abs(found.vectors @ vectors[:, ::-1][:, :3]), np.eye(3), atol=1e-9)
-    np.testing.assert_allclose(found.points, difference @ found.vectors.T, atol=1e-12)
-    np.testing.assert_array_equal(found.center, path[-1])
-    assert (found.vectors[np.arange(3), np.abs(found.vectors).argmax(axis=1)] > 0).all()
-
-
-@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e150])
-def test_pca_of_a_planar_path_explains_all(scale):
-    basis = linalg.qr(RNG.normal(size=(50, 2)), mode="economic")[0].T
-    turn = np.linspace(0, 3, 20)
-    path = scale * np.column_stack([4 * np.cos(turn), np.sin(turn)]) @ basis
-    found = landscape.pca(path)
-    assert sum(found.explained_variance_ratio) == pytest.approx(1, rel=1e-12)
-    projector = found.vectors.T @ found.vectors
-    np.testing.assert_allclose(projector, basis.T @ basis, atol=1e-10)
-
-
-def test_pca_takes_lists_of_arrays():
-    path = [[RNG.normal(size=(2, 2)), RNG.normal(size=3)] for _ in range(5)]
-    flat = np.array([np.concatenate([array.ravel() for array in theta]) for theta in path])
-    np.testing.assert_array_equal(landscape.pca(path).vectors, landscape.pca(flat).vectors)
 
 
 # ---- lines
@@ -200,7 +110,7 @@ def test_default_directions():
     np.testing.assert_array_equal(two.losses, [[2, 3, 4], [-1, 0, 1], [-4, -3, -2]])
     plain = landscape.plane(quadratic, np.zeros(N), points=2)
     np.testing.assert_allclose(np.linalg.norm(plain.directions, axis=1), 1, rtol=1e-14)
-    theta = a_network()
+    theta = [RNG.normal(size=shape) for shape in SHAPES]
     seen = []
 
     def listed(given):
@@ -208,7 +118,7 @@ def test_default_directions():
         return sum(float(np.sum(array**2)) for array in given), [2 * array for array in given]
 
     found = landscape.plane(listed, theta, points=2, seed=3)
-    assert seen == [shapes_of_a_network()] * 4
+    assert seen == [SHAPES] * 4
     generator = np.random.default_rng(3)
     for vector in found.directions:
         expected = landscape.random_direction(theta, generator)
@@ -352,10 +262,18 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(
     ("progress", "terminal", "seconds", "shown"),
-    [(None, False, 0, False), (None, True, 0, False), (None, True, 1.3, True), (True, False, 0, True)]
-    + [(False, True, 1.3, False)],
+    [
+        (None, False, 1.3, False),
+        (None, True, 0, False),
+        (None, True, 1.3, True),
+        (True, False, 0, True),
+        (False, True, 1.3, False),
+    ],
 )
-def test_progress(monkeypatch, progress, terminal, seconds, shown):
+@pytest.mark.parametrize("count", [1, 3])
+def test_progress(monkeypatch, progress, terminal, seconds, shown, count):
+    onepass.set_threads(count)
+    seconds *= count
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     landscape.plane(Copied(lambda number: time.sleep(seconds / 9)), points=3, progress=progress)
@@ -387,123 +305,9 @@ def test_a_closed_stderr_is_no_error(monkeypatch):
 
 
 def test_matplotlib_and_tqdm_come_when_they_are_needed():
-    code = "import sys, onepass.landscape, onepass.callbacks; print([m for m in ('matplotlib', 'tqdm', 'scipy') if m in sys.modules])"
+    late = ["matplotlib", "tqdm", "scipy", "torch"]
+    code = f"import sys, onepass.landscape, onepass.callbacks; print([m for m in {late} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-# ---- pictures
-
-
-def with_holes(theta):
-    """NaN in the left, infinite at the top."""
-    if theta[0] < -0.5:
-        return np.nan, np.zeros(2)
-    return (np.inf if theta[1] > 0.6 else float(theta @ theta)), np.zeros(2)
-
-
-def pixels(figure):
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
-
-
-def color_at(axes, x, y):
-    image = pixels(axes.figure)
-    column, row = axes.transData.transform((x, y))
-    return image[image.shape[0] - 1 - round(row), round(column)]
-
-
-def figure_axes(**options):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot(**options)
-
-
-def test_what_is_not_finite_is_shown():
-    found = landscape.plane(with_holes, np.zeros(2), points=41)
-    assert np.isnan(found.losses[20, 3])
-    assert np.isinf(found.losses[-1, 30])
-    axes = figure_axes()
-    assert found.plot(axes) is axes
-    grey = round(0.8 * 255)
-    for place in ((-0.8, 0), (-0.8, 0.9), (0.5, 0.85)):
-        np.testing.assert_array_equal(color_at(axes, *place), [grey] * 3)
-    darkest = np.array(mpl.colormaps["cividis"](0)[:3]) * 255
-    np.testing.assert_allclose(color_at(axes, 0.03, 0.04), darkest, atol=1)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["not finite"]
-    pixels(found.plot(figure_axes(projection="3d"), kind="3d").figure)
-    line = landscape.line(with_holes, np.zeros(2), np.array([1.0, 0.0])).plot(figure_axes())
-    assert [text.get_text() for text in line.get_legend().get_texts()] == ["not finite"]
-    np.testing.assert_array_equal(color_at(line, -0.8, 0.33), [grey] * 3)
-
-
-@pytest.mark.parametrize("value", [np.nan, 3.0, 0.0, -1e300])
-@pytest.mark.parametrize("kind", ["contour", "3d"])
-def test_planes_without_any_shape_are_drawn(value, kind):
-    found = landscape.plane(lambda theta: (value, np.zeros(2)), np.zeros(2), points=4)
-    axes = found.plot(figure_axes(projection=None if kind == "contour" else "3d"), kind=kind)
-    pixels(axes.figure)
-    pixels(landscape.line(lambda t: (value, np.zeros(2)), np.zeros(2), np.ones(2)).plot(figure_axes()).figure)
-
-
-def test_levels():
-    grid = np.linspace(-1, 1, 101)
-    radius = grid**2 + grid[:, None] ** 2
-    decades = plots.levels_of(10 ** (3 * radius) / 7, 13)
-    np.testing.assert_allclose(np.diff(np.log10(decades)), 6 / 12, rtol=1e-9)
-    np.testing.assert_allclose(np.diff(plots.levels_of(radius - 1, 11)), 0.2, rtol=1e-9)
-    crowded = radius**8 - 0.1  # not positive: no logarithm
-    counts = np.histogram(crowded, plots.levels_of(crowded, 11))[0]
-    np.testing.assert_allclose(counts, 101**2 / 10, rtol=0.03)
-    assert plots.levels_of(np.array([-1e308, np.inf, 0.0, 1e308]), 3).tolist() == [-1e308, 0.0, 1e308]
-    for losses_ in (np.full(4, np.nan), np.full(4, 2.0), np.zeros(4)):
-        levels = plots.levels_of(losses_, 12)
-        assert np.isfinite(levels).all()
-        assert (np.diff(levels) > 0).all()
-
-
-def test_the_contour_picture_says_what_it_shows():
-    path = np.cumsum(RNG.normal(size=(20, N)), axis=0)
-    found = landscape.plane(quadratic, directions=landscape.pca(path), points=21)
-    axes = found.plot(trajectory=path)
-    share = found.explained_variance_ratio
-    assert axes.get_xlabel() == f"principal direction 1 ({share[0]:.1%} explained)"
-    assert axes.get_ylabel() == f"principal direction 2 ({share[1]:.1%} explained)"
-    assert axes.get_title() == ""
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["start", "end"]
-    assert axes.figure.axes[1].get_ylabel() == "loss"
-    drawn, start, end = axes.lines
-    coordinates = found.project(path)[0]
-    np.testing.assert_array_equal(drawn.get_xydata(), coordinates)
-    np.testing.assert_array_equal(start.get_xydata(), coordinates[:1])
-    np.testing.assert_array_equal(end.get_xydata(), coordinates[-1:])
-    assert (coordinates > [found.a[0], found.b[0]]).all()
-    assert (coordinates < [found.a[-1], found.b[-1]]).all()
-
-
-def test_the_path_lies_on_the_surface_in_3d():
-    def bowl(theta):
-        return 10 ** float(theta @ theta), np.zeros(2)
-
-    found = landscape.plane(bowl, np.zeros(2), span=(-1.5, 1.5), points=301)
-    path = np.array([[1.0, -0.7], [0.55, 0.2], [9.0, 0.0], [0.1, 0.1]])
-    axes = found.plot(kind="3d", trajectory=path)
-    assert axes.get_zlabel() == "loss (log scale)"
-    x, y, z = axes.lines[0].get_data_3d()
-    np.testing.assert_array_equal(np.column_stack([x, y]), path)
-    np.testing.assert_allclose(z[[0, 1, 3]], np.sum(path[[0, 1, 3]] ** 2, axis=1), atol=1e-3)
-    assert np.isnan(z[2])  # beyond the surface
-    assert axes.zaxis.get_major_formatter()(2.0, 0) == "1e+02"
-
-
-def test_interpolation_is_exact_for_bilinear_surfaces():
-    a, b = np.linspace(-1, 2, 4), np.linspace(0, 1, 3)
-    flat = surfaces.Plane(a, b, 2 + a - 3 * b[:, None] + 5 * a * b[:, None], np.eye(2), np.zeros(2))
-    places = RNG.uniform([-1, 0], [2, 1], size=(50, 2))
-    x, y = places.T
-    expected = 2 + x - 3 * y + 5 * x * y
-    np.testing.assert_allclose(plots._interpolated(flat, flat.losses, places), expected, rtol=1e-12)
 
 
 # ---- misuse
@@ -514,25 +318,6 @@ TWO = np.zeros(2)
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: landscape.random_direction(TWO), ValueError, "no filter would move.*shapes.*normalize=None"),
-        (lambda: landscape.random_direction([np.zeros((2, 2))]), ValueError, "no filter that is not zero"),
-        (lambda: landscape.random_direction(np.ones(5), shapes=[(2, 2)]), ValueError, "shapes hold 4.*theta has 5"),
-        (lambda: landscape.random_direction(np.ones((2, 2))), ValueError, r"theta has shape \(2, 2\), expected a flat"),
-        (lambda: landscape.random_direction([np.ones(2), "x"]), TypeError, r"theta\[1\] is 'x'"),
-        (lambda: landscape.random_direction(np.ones(3), normalize="norm"), ValueError, "normalize is 'norm'"),
-        (lambda: landscape.pca(np.ones((5, 3))), ValueError, "does not move"),
-        (lambda: landscape.pca(np.ones((2, 3))), ValueError, "components is 2, expected 1 to 1: trajectory has 2"),
-        (lambda: landscape.pca(np.ones(3)), ValueError, r"trajectory has shape \(3,\), expected \(T, n\)"),
-        (lambda: landscape.pca(np.array([[1.0, 2], [np.nan, 0], [3, 4]])), ValueError, r"trajectory\[1\] holds NaN"),
-        (
-            lambda: landscape.pca([np.ones(3), np.ones(2)]),
-            ValueError,
-            r"trajectory\[1\] has 2 .* trajectory\[0\] has 3",
-        ),
-        (lambda: landscape.directions_between(TWO, TWO), ValueError, "first and second are the same point"),
-        (lambda: landscape.directions_between(TWO, TWO + 1, TWO - 3), ValueError, "third lies on the line"),
-        (lambda: landscape.directions_between(TWO, np.ones(3)), ValueError, "second has 3 parameters, but first has 2"),
-        (lambda: landscape.directions_between(TWO, TWO + 1, names=["a"]), ValueError, "expected 2 different ones"),
         (lambda: landscape.line(Copied()), TypeError, "direction is missing"),
         (lambda: landscape.line(Copied(), TWO, TWO), ValueError, "direction is zero everywhere"),
         (lambda: landscape.line(Copied(), TWO, np.ones(3)), ValueError, r"direction has shape \(3,\)"),
@@ -552,15 +337,6 @@ TWO = np.zeros(2)
         (lambda: landscape.plane(Copied(), TWO, landscape.pca(np.eye(3)[:, :2] + 1)), ValueError, "center is not that"),
         (lambda: landscape.plane(quadratic, np.zeros(1)), ValueError, "one parameter"),
         (lambda: landscape.plane(Copied(), points=2).project(np.ones((2, 3))), ValueError, "the plane has 2"),
-        (lambda: landscape.plane(Copied(), points=2).plot(kind="2d"), ValueError, "kind is '2d'"),
-        (lambda: landscape.plane(Copied(), points=2).plot(levels=1), ValueError, "levels is 1"),
-        (
-            lambda: landscape.plane(Copied(), points=2).plot(figure_axes(), "3d"),
-            TypeError,
-            'expected .*projection="3d"',
-        ),
-        (lambda: landscape.plane(Copied(), points=2).plot(figure_axes(projection="3d")), TypeError, "two dimensions"),
-        (lambda: landscape.plane(Copied(), points=2).plot("axes"), TypeError, "ax is 'axes'"),
     ],
 )
 def test_misuse_is_named(build, error, message):
