@@ -8,6 +8,7 @@ v)``, exact; ``f.gauss_newton_vector(theta, v)``; ``f.shapes``, those of the arr
 SciPy, matplotlib and torch are imported when something needs them.
 """
 
+from onepass.landscape.directions import Directions, directions_between, pca, random_direction
 from onepass.landscape.gradients import GradientCheck, gradient_check
 from onepass.landscape.models import from_model
 from onepass.landscape.operators import (
@@ -19,16 +20,21 @@ from onepass.landscape.operators import (
 )
 from onepass.landscape.spectrum import Eigenpairs, eigenpairs
 from onepass.landscape.stochastic import Estimate, SpectralDensity, spectral_density, trace
+from onepass.landscape.surfaces import Line, Plane, line, plane
 from onepass.landscape.taylor import Taylor, taylor
 from onepass.landscape.torch_module import from_torch
 
 __all__ = [
+    "Directions",
     "Eigenpairs",
     "Estimate",
     "GradientCheck",
     "HessianVectorProduct",
+    "Line",
+    "Plane",
     "SpectralDensity",
     "Taylor",
+    "directions_between",
     "eigenpairs",
     "from_model",
     "from_torch",
@@ -37,6 +43,10 @@ __all__ = [
     "hessian",
     "hessian_operator",
     "hessian_vector_product",
+    "line",
+    "pca",
+    "plane",
+    "random_direction",
     "spectral_density",
     "taylor",
     "trace",

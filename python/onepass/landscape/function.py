@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onepass.landscape.differences import EPS, STEP, WORTH, Difference, best_difference, difference
 
-__all__ = ["Array", "Function", "Theta"]
+__all__ = ["Array", "Function", "Theta", "norm"]
 
 Array = NDArray[np.float64]
 Theta = Any  # a flat float64 vector, a list of float64 arrays, or an object with such a .theta
@@ -182,8 +182,8 @@ class Function:
         products, errors = np.zeros(vectors.shape), np.zeros(vectors.shape[1])
         length, allowed = None, 0.0
         for index, v in enumerate(vectors.T):
-            unit, norm = _unit(v)
-            if norm == 0.0:
+            unit, size = _unit(v)
+            if size == 0.0:
                 continue
             if self.exact:
                 self.product_count += 1
@@ -195,9 +195,9 @@ class Function:
                     found = self._difference(x, unit)
                     length, allowed = found.length, 4 * found.error
                 value, error = found.value, found.error
-            products[:, index], errors[index] = value * norm, error * norm
+            products[:, index], errors[index] = value * size, error * size
             if not np.isfinite(products[:, index]).all():
-                raise FloatingPointError(f"the Hessian times a vector of norm {norm:.4g} is not finite")
+                raise FloatingPointError(f"the Hessian times a vector of norm {size:.4g} is not finite")
         return products, errors
 
     def step(self, x: Array, v: Array) -> float:
@@ -206,21 +206,21 @@ class Function:
 
     def central(self, x: Array, v: Array, length: float) -> Array:
         """H v by one central difference whose points lie ``length`` beside ``x``: 2 gradients, no estimate."""
-        unit, norm = _unit(v)
-        if norm == 0.0:
+        unit, size = _unit(v)
+        if size == 0.0:
             return np.zeros(self.size)
-        return (self._beside(x + length * unit) - self._beside(x - length * unit)) * (norm / (2 * length))
+        return (self._beside(x + length * unit) - self._beside(x - length * unit)) * (size / (2 * length))
 
     def gauss_newton_vector(self, x: Array, v: Array) -> Array:
         """J' H_L J v (n,) at the flat ``x``; TypeError if ``f`` does not offer it."""
         if not callable(getattr(self.f, "gauss_newton_vector", None)):
             raise TypeError("f has no gauss_newton_vector(theta, v); take a function of from_model or from_torch")
         self.product_count += 1
-        unit, norm = _unit(v)
+        unit, size = _unit(v)
         product = self._vector(
             self.f.gauss_newton_vector(self.unflatten(x), self.unflatten(unit)), "f.gauss_newton_vector"
         )
-        return product * norm
+        return product * size
 
     def _difference(self, x: Array, unit: Array, length: float | None = None) -> Difference:
         center, size = self.gradient(x), float(np.linalg.norm(x))
@@ -241,14 +241,20 @@ class Function:
             self._last = kept
 
 
+def norm(v: Array) -> float:
+    """The Euclidean norm, also where the squares of v leave the range of float64."""
+    largest = float(np.abs(v).max(initial=0.0))
+    return largest * float(np.linalg.norm(v / largest)) if 0.0 < largest < math.inf else largest
+
+
 def _unit(v: Array) -> tuple[Array, float]:
-    """v / |v| and |v|, also where the squares of v leave the range of float64."""
+    """v / |v| and |v|."""
     largest = float(np.abs(v).max())
     if largest == 0.0:
         return v, 0.0
     scaled = v / largest
-    norm = float(np.linalg.norm(scaled))
-    return scaled / norm, norm * largest
+    length = float(np.linalg.norm(scaled))
+    return scaled / length, length * largest
 
 
 def _number(value: object, name: str) -> float:

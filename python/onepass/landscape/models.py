@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onepass.landscape.differences import STEP, difference
+from onepass.landscape.differences import STEP, best_difference
 from onepass.landscape.function import Array, Theta
 
 __all__ = ["ModelFunction", "check_vector", "from_model", "split"]
@@ -33,8 +33,8 @@ def from_model(model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> 
     -------
     ModelFunction
         ``f(theta) -> (loss, gradient)`` with ``theta``, the model's parameters (n,) float64; ``shapes``;
-        ``loss(theta)``, without backward; ``gauss_newton_vector(theta, v)``; ``assign(theta)``. theta is in the order
-        of ``model.parameters()``.
+        ``loss(theta)``, without backward; ``gauss_newton_vector(theta, v)``; ``copy()``; ``assign(theta)``. theta is in
+        the order of ``model.parameters()``.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def from_model(model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> 
 
 
 class ModelFunction:
-    """What `from_model` returns. Not for several threads at once: each needs a ``copy.deepcopy``."""
+    """What `from_model` returns. Not for several threads at once: each needs a `copy`."""
 
     def __init__(self, model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> None:
         lacking = [
@@ -106,8 +106,8 @@ class ModelFunction:
     def gauss_newton_vector(self, theta: Theta, v: Theta) -> Array:
         """``J' H_L J v`` (n,).
 
-        J v is a difference of predictions along v (4 forward passes), H_L one of the loss' own gradient; J' is the
-        backward pass. Good to some 1e-9, where no kink is near.
+        J v is a difference of predictions along v (4 forward passes, more where ReLUs switch), H_L one of the loss' own
+        gradient; J' is the backward pass. Good to some 1e-9.
         """
         theta, v = check_vector("theta", theta, self.theta.size), check_vector("v", v, self.theta.size)
         norm = float(np.linalg.norm(v))
@@ -115,16 +115,21 @@ class ModelFunction:
             return np.zeros(v.size)
         prediction = self._forward(theta).copy()
         start = STEP * max(1.0, float(np.linalg.norm(theta)))
-        moved = difference(lambda t: self._forward(theta + t / norm * v).copy(), start, prediction).value  # J v / |v|
+        unit = v / norm
+        moved = best_difference(lambda t: self._forward(theta + t * unit).copy(), start, prediction).value  # J unit
         size = float(np.linalg.norm(moved))
         if size == 0.0:
             return np.zeros(v.size)
         start = STEP * max(1.0, float(np.linalg.norm(prediction)))
         slope = self._slope(prediction)
-        bent = difference(lambda t: self._slope(prediction + t / size * moved), start, slope).value
+        bent = best_difference(lambda t: self._slope(prediction + t / size * moved), start, slope).value
         self._forward(theta)  # what backward needs
         product: Array = self._backward(bent * size) * norm
         return product
+
+    def copy(self) -> ModelFunction:
+        """An independent function of the same values, for another thread; rows and caller's model are shared."""
+        return copy.deepcopy(self, {id(shared): shared for shared in (self._x, self._y, self._callers)})
 
     def assign(self, theta: Theta) -> None:
         """Writes ``theta``, rounded to the parameters' type, into the model that `from_model` was given."""

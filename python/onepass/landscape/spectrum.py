@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.function import Array, Theta
+from onepass.landscape.function import Array, Theta, norm
 from onepass.landscape.lanczos import lanczos, ritz
 from onepass.landscape.operators import hessian_operator
 
@@ -37,7 +37,7 @@ class Eigenpairs:
     """
 
     values: Array
-    vectors: Array
+    vectors: Array = field(repr=False)
     residuals: Array
     errors: Array
     converged: bool = True
@@ -70,7 +70,7 @@ def eigenpairs(
     top, bottom : int, default 1
         How many from each end; together at most n pairs are returned.
     tolerance : float, default 1e-8
-        Of ARPACK, relative to the eigenvalue; raised to what the products' error allows.
+        Of ARPACK, relative to the larger eigenvalues of the operator; raised to what the products' error allows.
     restarts : int, default 100
         ARPACK gives up after so many at either end. What it has not found is then replaced by the best of one Lanczos
         run, and ``converged`` is False.
@@ -99,19 +99,23 @@ def eigenpairs(
     if n <= DENSE or 4 * k >= n:
         return _dense_pairs(operator, top, bottom)
     start = np.random.default_rng(seed).standard_normal(n)
+    start /= np.linalg.norm(start)
     image = operator.matvec(start)
-    if not image.any():  # ARPACK would stop
+    if not np.isfinite(image).all():
+        raise FloatingPointError("the operator times a random vector is not finite")
+    size = norm(image)
+    if size == 0.0:  # ARPACK would stop
         return _rayleigh_ritz(operator, np.eye(n, k), [])
-    noise = 2 * getattr(operator, "error", 0.0) * float(np.linalg.norm(start) / np.linalg.norm(image))
-    tolerance = min(max(tolerance, noise), 0.01)
+    tolerance = min(max(tolerance, 2 * getattr(operator, "error", 0.0) / size), 0.01)
     vectors: list[Array] = []
     failures: list[str] = []
-    for which, count, end in (("SA", bottom, "smallest"), ("LA", top, "largest")):
+    for sign, count, end in ((1.0, top, "largest"), (-1.0, bottom, "smallest")):
         if count:
-            found = _arpack(operator, which, count, start, tolerance, restarts)
+            values, found = _arpack(operator, sign, size, count, start, tolerance, restarts)
             if found.shape[1] < count:
                 failures.append(f"{found.shape[1]} of the {count} {end} eigenvalues converged in {restarts} restarts")
-                found = _one_run(operator, which, count, start)
+                values, found = _one_run(operator, sign, count, start)
+            size = max(size, float(np.abs(values).max()))
             vectors.append(found)
     return _rayleigh_ritz(operator, np.concatenate(vectors, axis=1), failures)
 
@@ -135,6 +139,8 @@ def as_operator(f_or_operator: Any, theta: Theta, seed: int) -> Any:
         raise ValueError(f"the operator has shape {shape}, expected a square one")
     if f_or_operator.dtype is not None and np.dtype(f_or_operator.dtype).kind == "c":
         raise TypeError(f"the operator is {f_or_operator.dtype}, expected real numbers")
+    if is_matrix and not np.isfinite(abs(f_or_operator).max()):
+        raise ValueError("the matrix holds NaN or inf")
     if is_matrix and abs(f_or_operator - f_or_operator.T).max() > 1e-8 * abs(f_or_operator).max():
         raise ValueError("the matrix is not symmetric; pass (A + A.T) / 2")
     return require("scipy.sparse.linalg").aslinearoperator(f_or_operator)
@@ -160,30 +166,42 @@ def _dense_pairs(operator: Any, top: int, bottom: int) -> Eigenpairs:
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     chosen = np.arange(n) if top + bottom >= n else np.r_[0:bottom, n - top : n]
     values, vectors = values[chosen], vectors[:, chosen]
-    residuals = np.linalg.norm(matrix @ vectors - values * vectors, axis=0)
+    residuals = _norms(matrix @ vectors - values * vectors)
     return Eigenpairs(values, vectors, residuals, residuals + error)
 
 
-def _arpack(operator: Any, which: str, count: int, start: Array, tolerance: float, restarts: int) -> Array:
-    """The converged eigenvectors (n, at most count)."""
+def _arpack(
+    operator: Any, sign: float, size: float, count: int, start: Array, tolerance: float, restarts: int
+) -> tuple[Array, Array]:
+    """The converged ones of the largest (sign 1) or smallest (-1) pairs: values, and vectors (n, at most count).
+
+    Of sign * H / size + 1: ARPACK's tolerance is relative to an eigenvalue, and those near 0 would never reach it.
+    """
     linalg = require("scipy.sparse.linalg")
-    size = min(operator.shape[0], max(2 * count + 1, 32))
+
+    def shifted(v: Array) -> Array:
+        v = v.ravel()
+        image: Array = operator.matvec(v) * (sign / size) + v
+        return image
+
+    n = start.size
+    steps = min(n, max(2 * count + 1, 32))
+    moved = linalg.LinearOperator((n, n), shifted, dtype=np.float64)
     try:
-        found = linalg.eigsh(operator, count, which=which, v0=start, ncv=size, tol=tolerance, maxiter=restarts)[1]
+        values, vectors = linalg.eigsh(moved, count, which="LA", v0=start, ncv=steps, tol=tolerance, maxiter=restarts)
     except linalg.ArpackNoConvergence as error:
-        found = error.eigenvectors
-    except linalg.ArpackError:  # a breakdown, as of operators that are noise alone
-        found = np.empty((operator.shape[0], 0))
-    vectors: Array = found
-    return vectors
+        values, vectors = error.eigenvalues, error.eigenvectors
+    except linalg.ArpackError:  # a breakdown
+        values, vectors = np.empty(0), np.empty((n, 0))
+    return (values - 1.0) * (sign * size), vectors
 
 
-def _one_run(operator: Any, which: str, count: int, start: Array) -> Array:
-    """The best vectors (n, count) of a Krylov space, converged or not."""
+def _one_run(operator: Any, sign: float, count: int, start: Array) -> tuple[Array, Array]:
+    """The best values and vectors (n, count) of a Krylov space, converged or not."""
     diagonal, beside, basis = lanczos(operator.matvec, start, 4 * count + 60)
-    _, small = ritz(diagonal, beside)
-    vectors: Array = basis.T @ (small[:, :count] if which == "SA" else small[:, -count:])
-    return vectors
+    values, small = ritz(diagonal, beside)
+    chosen = slice(-count, None) if sign > 0 else slice(count)
+    return values[chosen], basis.T @ small[:, chosen]
 
 
 def _rayleigh_ritz(operator: Any, vectors: Array, failures: list[str]) -> Eigenpairs:
@@ -193,6 +211,9 @@ def _rayleigh_ritz(operator: Any, vectors: Array, failures: list[str]) -> Eigenp
     small = vectors.T @ images
     values, turn = np.linalg.eigh((small + small.T) / 2)
     vectors, images = vectors @ turn, images @ turn
-    residuals = np.linalg.norm(images - values * vectors, axis=0)
-    errors = residuals + np.linalg.norm(errors)
-    return Eigenpairs(values, vectors, residuals, errors, not failures, "; ".join(failures))
+    residuals = _norms(images - values * vectors)
+    return Eigenpairs(values, vectors, residuals, residuals + norm(errors), not failures, "; ".join(failures))
+
+
+def _norms(columns: Array) -> Array:
+    return np.array([norm(column) for column in columns.T])

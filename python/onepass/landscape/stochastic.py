@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onepass.landscape.axes import axes_or_new
+from onepass.landscape.differences import EPS
 from onepass.landscape.function import Array, Theta
 from onepass.landscape.lanczos import lanczos, ritz
 from onepass.landscape.spectrum import as_operator, check_count, dense
@@ -66,12 +67,14 @@ def trace(f: Any, theta: Theta = None, samples: int = 96, *, seed: int = 0) -> E
     rng = np.random.default_rng(seed)
     sketch = operator.matmat(rng.choice([-1.0, 1.0], (n, third)))
     q = np.linalg.qr(sketch)[0]
-    large = float(np.sum(q * operator.matmat(q)))
+    projected = np.sum(q * operator.matmat(q), axis=0)
+    large = float(projected.sum())
     g = rng.choice([-1.0, 1.0], (n, samples - 2 * third))
     g -= q @ (q.T @ g)
     rest = np.sum(g * operator.matmat(g), axis=0)
     deviation = float(rest.std(ddof=1)) / math.sqrt(rest.size)
-    return Estimate(large + float(rest.mean()), deviation + noise * (third + math.sqrt(n)))
+    rounding = EPS * math.sqrt(n) * (float(np.abs(projected).sum()) + float(np.abs(rest).mean()))
+    return Estimate(large + float(rest.mean()), deviation + noise * (third + math.sqrt(n)) + rounding)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def from_torch(module: Any, loss: Any, x: Any, y: Any) -> TorchFunction:
     -------
     TorchFunction
         ``f(theta) -> (loss, gradient)`` with ``theta`` (n,) float64, the parameters that require a gradient, in the
-        order of ``module.parameters()``; ``shapes``; ``loss(theta)``; exact ``hessian_vector(theta, v)`` (double backward,
-        Pearlmutter 1994) and ``gauss_newton_vector(theta, v)``; ``assign(theta)``.
+        order of ``module.parameters()``; ``shapes``; ``loss(theta)``; exact ``hessian_vector(theta, v)`` (double
+        backward, Pearlmutter 1994) and ``gauss_newton_vector(theta, v)``; ``assign(theta)``.
 
     Raises
     ------
