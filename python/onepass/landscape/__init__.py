@@ -8,6 +8,8 @@ v)``, exact; ``f.gauss_newton_vector(theta, v)``; ``f.shapes``, those of the arr
 SciPy, matplotlib and torch are imported when something needs them.
 """
 
+from onepass.landscape.critical import CriticalPoint, check_result, critical_point
+from onepass.landscape.escape import Escape, escape
 from onepass.landscape.gradients import GradientCheck, gradient_check
 from onepass.landscape.models import from_model
 from onepass.landscape.operators import (
@@ -23,13 +25,18 @@ from onepass.landscape.taylor import Taylor, taylor
 from onepass.landscape.torch_module import from_torch
 
 __all__ = [
+    "CriticalPoint",
     "Eigenpairs",
+    "Escape",
     "Estimate",
     "GradientCheck",
     "HessianVectorProduct",
     "SpectralDensity",
     "Taylor",
+    "check_result",
+    "critical_point",
     "eigenpairs",
+    "escape",
     "from_model",
     "from_torch",
     "gauss_newton_operator",
