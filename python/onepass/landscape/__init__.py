@@ -8,7 +8,9 @@ v)``, exact; ``f.gauss_newton_vector(theta, v)``; ``f.shapes``, those of the arr
 SciPy, matplotlib and torch are imported when something needs them.
 """
 
+from onepass.landscape.critical import CriticalPoint, check_result, critical_point
 from onepass.landscape.directions import Directions, directions_between, pca, random_direction
+from onepass.landscape.escape import Escape, escape
 from onepass.landscape.gradients import GradientCheck, gradient_check
 from onepass.landscape.models import from_model
 from onepass.landscape.operators import (
@@ -25,8 +27,10 @@ from onepass.landscape.taylor import Taylor, taylor
 from onepass.landscape.torch_module import from_torch
 
 __all__ = [
+    "CriticalPoint",
     "Directions",
     "Eigenpairs",
+    "Escape",
     "Estimate",
     "GradientCheck",
     "HessianVectorProduct",
@@ -34,8 +38,11 @@ __all__ = [
     "Plane",
     "SpectralDensity",
     "Taylor",
+    "check_result",
+    "critical_point",
     "directions_between",
     "eigenpairs",
+    "escape",
     "from_model",
     "from_torch",
     "gauss_newton_operator",
