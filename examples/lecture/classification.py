@@ -204,7 +204,7 @@ And it trains. Its gradient with respect to the scores is p - t: the more wrong 
 score. Squared error's is 2 (p - t) times the derivative of softmax, which is nearly 0 wherever softmax is sure of
 itself, also where it is sure of the wrong class. Both losses fall towards the same corner, but one slopes towards it
 from everywhere, and the other begins with a plateau: the choice of the loss changes how hard the optimization is.
-What to do: leave softmax out of the network and give its scores to a cross-entropy loss (onepass.losses.CrossEntropy,
+What to do: leave softmax out of the network and give its scores to a cross-entropy loss (`losses.CrossEntropy`,
 as PyTorch's, computes softmax and loss together, and safely)."""
 
 

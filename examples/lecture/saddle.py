@@ -34,8 +34,8 @@ def network(layers: int) -> Any:
     return landscape.from_model(model, losses.MeanSquaredError(), np.ones((1, 1)), np.ones((1, 1)))
 
 
-def descend(f: Any, start: Array, steps: int) -> dict[str, Array]:
-    """Weights (steps + 1, n) and their losses under gradient descent."""
+def descend(f: Any, start: Array, steps: int) -> dict[str, Any]:
+    """Weights (steps + 1, n) and their losses under gradient descent, and the step at which the plateau is left."""
     w = start.copy()
     optimizer = optim.SGD([w], lr=LEARNING_RATE)
     path, path_losses = [], []
@@ -44,12 +44,9 @@ def descend(f: Any, start: Array, steps: int) -> dict[str, Array]:
         path.append(w.copy())
         path_losses.append(loss)
         optimizer.step([gradient])
-    return {"path": np.array(path), "losses": np.array(path_losses)}
-
-
-def leaves(run: Results) -> int | None:
-    """The step at which a run has left the plateau."""
-    return int(np.argmax(run["losses"] < HALF)) if (run["losses"] < HALF).any() else None
+    below = np.flatnonzero(np.array(path_losses) < HALF)
+    left = int(below[0]) if below.size else None
+    return {"path": np.array(path), "losses": np.array(path_losses), "left": left}
 
 
 def way_down(escape: landscape.Escape) -> Array:
@@ -80,8 +77,8 @@ def compute() -> dict[str, Any]:
         "eigenvectors": pairs.vectors,
         "taylor": {"down": landscape.taylor(f, ORIGIN, down, steps), "up": landscape.taylor(f, ORIGIN, up, steps)},
         "near": landscape.taylor(f, ORIGIN, down, np.geomspace(0.02, 2, 25)),
-        "scipy": scipy,
-        "scipy_report": landscape.check_result(scipy, f),
+        "scipy": {"success": bool(scipy.success), "loss": float(scipy.fun), "steps": int(scipy.nit), "end": scipy.x},
+        "scipy_verdict": landscape.check_result(scipy, f).verdict,
         "escape": escape,
         "way_down": way_down(escape),
         "ridge": {size: descend(f, RIDGE + size, STEPS) for size in DISTURBANCES},
@@ -191,10 +188,10 @@ def draw_layers(results: Results) -> Any:
 
 def text(results: Results) -> str:
     low, high = results["eigenvalues"]
-    scipy, verdict = results["scipy"], results["scipy_report"].verdict
+    scipy, verdict = results["scipy"], results["scipy_verdict"]
     escaped, end = results["escape"].loss, results["escape"].report
-    late, early = (leaves(results["ridge"][size]) for size in (1e-9, 1e-3))
-    two, three = (leaves(results["deep"]["runs"][layers]) for layers in (2, 3))
+    late, early = (results["ridge"][size]["left"] for size in (1e-9, 1e-3))
+    two, three = (results["deep"]["runs"][layers]["left"] for layers in (2, 3))
     displaced = results["deep"]["escape"].loss
     return f"""\
 Two layers of one weight each, y = w1 w2 x, and one example, x = 1, y = 1: L = (1 - w1 w2)². The minima are all points
@@ -205,8 +202,8 @@ critical point, but of which kind? The Hessian tells: it is [[0, -2], [-2, 0]] t
 The Hessian also tells the way out. Where the gradient is 0, Taylor's series goes on with the second order,
 L(θ + u v) ≈ L(θ) + ½ λ u² along an eigenvector v of length 1 with the eigenvalue λ. If λ is negative, a step along v
 or -v lowers the loss. Who looks at the gradient alone sees nothing: started at the origin, SciPy's trust-ncg makes
-{scipy.nit} steps and reports success at loss {scipy.fun:.0f}. onepass.landscape.check_result says of its result:
-{verdict}. onepass.landscape.escape goes along v and ends at loss {escaped:.1g}. The report on that end says
+{scipy["steps"]} steps and reports success at loss {scipy["loss"]:.0f}. `landscape.check_result` says of its result:
+{verdict}. `landscape.escape` goes along v and ends at loss {escaped:.1g}. The report on that end says
 "{end.verdict}": it lies in a valley of minima, with the eigenvalue {end.largest:.0f} across and
 {abs(end.smallest):.0f} along it.
 
@@ -218,7 +215,7 @@ still and the gradient is nearly 0: that looks like the end of training, and is 
 With three layers, y = w1 w2 w3 x, the Hessian at the origin is 0, too. Such a point is degenerate: the second order
 says nothing, and only the third, -2 w1 w2 w3, leads down. Nothing grows by a constant factor here, and from weights of
 {SMALL} three layers need {three} steps where two need {two}: one reason why weights do not start near 0. Where no
-eigenvector shows the way, escape tries random displacements; here it ends at loss {displaced:.1g}."""
+eigenvector shows the way, `escape` tries random displacements; here it ends at loss {displaced:.1g}."""
 
 
 def surface_caption(results: Results) -> str:
@@ -226,7 +223,7 @@ def surface_caption(results: Results) -> str:
     return (
         f"The error surface. The thin lines through the saddle point have its loss, {results['report'].loss:.0f}. "
         f"Along the eigenvector of the eigenvalue {value:.0f} the loss falls on both sides, along the other it rises. "
-        f"onepass.landscape.escape starts at the saddle and ends at ({escape.theta[0]:.2f}, {escape.theta[1]:.2f})."
+        f"`landscape.escape` starts at the saddle and ends at ({escape.theta[0]:.2f}, {escape.theta[1]:.2f})."
     )
 
 
@@ -251,7 +248,7 @@ def paths_caption(results: Results) -> str:
 
 def plateau_caption(results: Results) -> str:
     runs = results["ridge"]
-    found = ", ".join(f"{leaves(run)} (moved by {size:g})" for size, run in runs.items() if size)
+    found = ", ".join(f"{run['left']} (moved by {size:g})" for size, run in runs.items() if size)
     return (
         "The same start, moved off the ridge by less and less. The loss (above) stays at 1 for longer, but gets below "
         f"{HALF} at last: at step {found}. Below, log scale: a run comes near the saddle by a constant factor a step "
@@ -260,7 +257,7 @@ def plateau_caption(results: Results) -> str:
 
 
 def layers_caption(results: Results) -> str:
-    two, three = (leaves(results["deep"]["runs"][layers]) for layers in (2, 3))
+    two, three = (results["deep"]["runs"][layers]["left"] for layers in (2, 3))
     return (
         "Above: all weights equal to a. With two layers the loss bends down on both sides of the origin; with three "
         "it is flat there, and falls on one side. Below, log scale: gradient descent from "
