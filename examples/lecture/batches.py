@@ -330,12 +330,11 @@ with {TIMED_SIZES[-1]} times as many rows takes {update[-1] / update[0]:.0f} tim
 
 def caption_paths(results: Any) -> str:
     lengths, arrivals = results["lengths"], results["arrivals"]
-    return f"""Contours: the loss over all {results["rows"]} rows. Both with the rate {PATH_RATE:g}. The full batch
-walks a smooth line, {lengths[ALL][0]:.1f} long. The small batches' path is {lengths[SMALL][0]:.0f} long: each batch has
-a surface of its own, and near the minimum, where the mean gradient vanishes, only noise is left. To within 10% of the
-least loss both need a few updates, {arrivals[ALL][0]} and {arrivals[SMALL][0]}; but those are gradients of
-{arrivals[ALL][0] * results["rows"]} rows for the full batch, and of {arrivals[SMALL][0] * PATH_SIZE} for the small
-ones."""
+    return f"""Two weights tell ones from eights by two pixels; contours: the loss over all {results["rows"]} rows. The
+full batch walks a smooth line, {lengths[ALL][0]:.1f} long. At the same rate, {PATH_RATE:g}, the small batches' path is
+{lengths[SMALL][0]:.0f} long: each batch has a surface of its own, and near the minimum only its noise is left. To come
+within 10% of the least loss both need few updates, {arrivals[ALL][0]} and {arrivals[SMALL][0]}: gradients of
+{arrivals[ALL][0] * results["rows"]} rows for the full batch, of {arrivals[SMALL][0] * PATH_SIZE} for the small ones."""
 
 
 def caption_excess(results: Any) -> str:
