@@ -95,6 +95,19 @@ def test_the_true_error_of_a_product_is_within_the_estimate(family, size):
         assert max(relative) < 1e-3 / min(size, 1.0)
 
 
+def test_luck_does_not_pass_for_accuracy():
+    """One parameter, noise: what two differences differ by may be small by chance."""
+    rng = np.random.default_rng(0)
+    f = lambda t: (float(t @ t), 2 * t + 1e-8 * rng.standard_normal(1))  # noqa: E731
+    ratios = []
+    for _ in range(400):
+        found = landscape.hessian_vector_product(f, rng.standard_normal(1), np.ones(1))
+        ratios.append(abs(found.value[0] - 2) / found.error)
+    assert np.quantile(ratios, 0.99) < 3
+    assert max(ratios) < 10
+    assert np.median(ratios) > 0.1
+
+
 def test_a_gradient_in_float32_is_noise_that_is_seen():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((20, 20))
@@ -350,6 +363,9 @@ def test_what_the_differences_cannot_tell_is_said():
     check = landscape.gradient_check(lambda t: (float(t @ t) + 1e-5 * rng.standard_normal(), 2 * t), np.ones(10))
     assert check
     assert 1e-8 < check.resolution < 1e-2
+    off = 30 * check.resolution * 2
+    wrong = landscape.gradient_check(lambda t: (float(t @ t) + 1e-5 * rng.standard_normal(), 2 * t + off), np.ones(10))
+    assert not wrong
 
 
 @pytest.mark.parametrize(
