@@ -140,6 +140,35 @@ def test_a_kink_beside_theta_is_stepped_around_or_admitted(distance):
     assert off < 1e-6
 
 
+def test_a_network_of_relus_has_the_hessian_between_its_kinks():
+    """1000 rows through batch normalization: the usual step crosses a kink along almost every vector."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1000, 16)), rng.integers(0, 4, 1000)
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm(32), nn.ReLU(), nn.Linear(32, 4)).astype(np.float64)
+    f = landscape.from_model(model, losses.CrossEntropy(), x, y)
+    layers = torch.nn.Linear(16, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 4)
+    exact = landscape.from_torch(torch.nn.Sequential(*layers), torch.nn.functional.cross_entropy, x, y)
+    crossed = 0
+    for v in rng.standard_normal((12, f.theta.size)):
+        true = exact.hessian_vector(f.theta, v)
+        found = landscape.hessian_vector_product(f, f.theta, v)
+        assert np.linalg.norm(found.value - true) < 3 * found.error
+        assert found.error < 1e-6 * np.linalg.norm(true)
+        step = 6e-6 * np.linalg.norm(f.theta) / np.linalg.norm(v)
+        usual = (f(f.theta + step * v)[1] - f(f.theta - step * v)[1]) / (2 * step)
+        crossed += np.linalg.norm(usual - true) > 1e-3 * np.linalg.norm(true)
+    assert crossed >= 3
+    operator = landscape.hessian_operator(f)
+    for v in rng.standard_normal((12, f.theta.size)):
+        off = np.linalg.norm(operator @ v - exact.hessian_vector(f.theta, v)) / np.linalg.norm(v)
+        assert off < 1e-5
+    pairs = landscape.eigenpairs(f, top=2, bottom=2)
+    expected = landscape.eigenpairs(exact, f.theta, top=2, bottom=2).values
+    assert (np.abs(pairs.values - expected) < pairs.errors).all()
+    assert pairs.errors.max() < 1e-5
+
+
 def test_far_from_a_singularity_is_needed_and_found():
     """log(x) at 1e-6: the usual step would leave its domain."""
 

@@ -59,31 +59,30 @@ def gradient_check(
 ) -> GradientCheck:
     """Compares f's gradient with central differences of its loss.
 
-        Parameters
-        ----------
-        f, theta
-            As in `hessian_vector_product`.
-        directions : int or None
-            Along how many random directions (of signs) derivatives are compared; after a failure the most suspicious
-            elements are looked at one by one. None: each of up to 256 elements, else 32 directions.
-        rtol : float, default 1e-6
-            Allowed difference, as a share of the largest derivative seen, beside what the differences may be off by.
-        seed : int, default 0
-            Of the directions.
+    Parameters
+    ----------
+    f, theta
+        As in `hessian_vector_product`.
+    directions : int or None
+        Along how many random directions (of signs) derivatives are compared; after a failure the most suspicious
+        elements are looked at one by one. None: each of up to 256 elements, else 32 directions.
+    rtol : float, default 1e-6
+        Allowed difference, as a share of the largest derivative seen, beside what the differences may be off by.
+    seed : int, default 0
+        Of the directions.
 
-        4 losses for a derivative as a rule, more where the loss is noisy or sharply bent. Errors as in
-        `hessian_vector_product`.
+    4 losses for a derivative as a rule, more where the loss is noisy or sharply bent. Errors as in
+    `hessian_vector_product`.
 
-        >>> import numpy as np
-    from numpy.typing import NDArray
-        >>> from onepass import landscape
-        >>> def wrong(theta):  # the sum of cubes
-        ...     return float((theta**3).sum()), 3 * theta**2 + np.array([0.0, 1.0, 0.0])
-        >>> check = landscape.gradient_check(wrong, np.array([1.0, 2.0, 3.0]))
-        >>> bool(check), check.element
-        (False, 1)
-        >>> print(check)
-        the gradient is wrong: element 1 is 13, differences of the loss say 12; 1 of 3 elements are off
+    >>> import numpy as np
+    >>> from onepass import landscape
+    >>> def wrong(theta):  # the sum of cubes
+    ...     return float((theta**3).sum()), 3 * theta**2 + np.array([0.0, 1.0, 0.0])
+    >>> check = landscape.gradient_check(wrong, np.array([1.0, 2.0, 3.0]))
+    >>> bool(check), check.element
+    (False, 1)
+    >>> print(check)
+    the gradient is wrong: element 1 is 13, differences of the loss say 12; 1 of 3 elements are off
     """
     function = as_function(f, theta)
     if directions is not None and (isinstance(directions, bool) or not isinstance(directions, int)):
