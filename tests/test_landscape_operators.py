@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onepass import landscape, losses, nn
+from onepass.landscape.differences import best_difference
 from onepass.landscape.function import Function
 from onepass.landscape.operators import as_function
 
@@ -126,7 +127,7 @@ def test_a_gradient_in_float32_is_noise_that_is_seen():
         assert 1e-6 < found.error / np.linalg.norm(true) < 1e-2
 
 
-@pytest.mark.parametrize("distance", [3e-7, 1e-6, 5e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("distance", [1e-8, 6e-8, 3e-7, 1e-6, 5e-6, 1e-5, 1e-4])
 def test_a_kink_beside_theta_is_stepped_around_or_admitted(distance):
     """max(x, 0)^2 / 2 + 3 max(x, 0) + y^2 just left of its kink: the second derivative by x is 0 there."""
 
@@ -137,7 +138,29 @@ def test_a_kink_beside_theta_is_stepped_around_or_admitted(distance):
     found = landscape.hessian_vector_product(f, np.array([-distance, 1.0]), np.array([1.0, 1.0]))
     off = np.linalg.norm(found.value - [0.0, 2.0])
     assert off <= found.error
-    assert off < 1e-6
+    assert off < 1e-13 / distance + 1e-7  # rounding, at a step that is short enough
+
+
+def test_a_loss_that_is_a_number_is_not_taken_for_float32():
+    found = best_difference(lambda t: float(np.exp(t)) + 3 * max(t - 2e-6, 0.0), 6e-6, 1.0)
+    assert abs(found.value - 1.0) <= found.error < 1e-7
+
+
+def test_an_operator_steps_around_kinks_that_only_some_vectors_meet():
+    """max(y_7, 0) * 3 in 200 dimensions: random vectors pass its kink by, the axis does not."""
+    theta = np.ones(200)
+    theta[7] = -2e-5
+
+    def f(t):
+        slope = t.copy()
+        slope[7] += 3.0 * (t[7] > 0)
+        return float(t @ t) / 2 + 3 * max(t[7], 0.0), slope
+
+    operator = landscape.hessian_operator(f, theta)
+    assert operator.error < 1e-8
+    np.testing.assert_allclose(operator @ np.eye(200)[7], np.eye(200)[7], atol=1e-7)
+    np.testing.assert_allclose(landscape.hessian(f, theta), np.eye(200), atol=1e-7)
+    assert landscape.gradient_check(f, theta)
 
 
 def test_a_network_of_relus_has_the_hessian_between_its_kinks():
@@ -159,6 +182,7 @@ def test_a_network_of_relus_has_the_hessian_between_its_kinks():
         usual = (f(f.theta + step * v)[1] - f(f.theta - step * v)[1]) / (2 * step)
         crossed += np.linalg.norm(usual - true) > 1e-3 * np.linalg.norm(true)
     assert crossed >= 3
+    assert landscape.gradient_check(f, f.theta)
     operator = landscape.hessian_operator(f)
     for v in rng.standard_normal((12, f.theta.size)):
         off = np.linalg.norm(operator @ v - exact.hessian_vector(f.theta, v)) / np.linalg.norm(v)

@@ -90,8 +90,9 @@ def _pooled(tried: list[Difference]) -> Difference:
 
 
 def _is_single(value: Any) -> bool:
+    exact = np.asarray(value, np.float64)
     with np.errstate(over="ignore"):
-        return bool(np.all(np.asarray(value).astype(np.float32) == value))
+        return bool(np.all(exact.astype(np.float32).astype(np.float64) == exact))
 
 
 def _norm(value: Any) -> float:
