@@ -570,3 +570,33 @@ def test_lists_that_do_not_fit():
 def test_a_dense_hessian_of_too_many_parameters_is_refused():
     with pytest.raises(ValueError, match="theta has 10000 parameters, expected at most 8192"):
         landscape.hessian(lambda t: (0.0, t), np.zeros(10000))
+
+
+def test_products_near_the_end_of_a_functions_domain():
+    """-log(x) - log(1 - y) with y within 1e-7 of its end: a step that is good along x is too long along y."""
+    theta = np.array([0.5, 1 - 1e-7])
+
+    def f(t):
+        if t[0] <= 0 or t[1] >= 1:
+            return np.inf, np.full(2, np.inf)
+        return float(-np.log(t[0]) - np.log(1 - t[1])), np.array([-1 / t[0], 1 / (1 - t[1])])
+
+    h = np.diag([4.0, 1 / (1 - theta[1]) ** 2])
+    np.testing.assert_allclose(landscape.hessian(f, theta), h, rtol=1e-4, atol=1e-3)
+    operator = landscape.hessian_operator(f, theta)
+    np.testing.assert_allclose(operator @ np.array([0.0, 1.0]), h[1], rtol=1e-2)
+
+
+def test_seeds_are_integers():
+    for call in (landscape.hessian_operator, landscape.gradient_check, landscape.eigenpairs, landscape.trace):
+        with pytest.raises(ValueError, match="seed is -1, expected >= 0"):
+            call(rosenbrock, np.ones(2), seed=-1)
+        with pytest.raises(TypeError, match=r"seed is 1\.5, expected an integer"):
+            call(rosenbrock, np.ones(2), seed=1.5)
+
+
+def test_a_gradient_of_zero_is_right():
+    check = landscape.gradient_check(lambda t: (float(np.cosh(t).sum()), np.sinh(t)), np.zeros(3))
+    assert check
+    assert "right to" in str(check)
+    assert "largest derivative" in str(check)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from onepass.landscape.differences import EPS, STEP, WORTH, best_difference, difference
 
-__all__ = ["Array", "Function", "Theta", "norm"]
+__all__ = ["Array", "Function", "Theta", "check_count", "norm"]
 
 Array = NDArray[np.float64]
 Theta = Any  # a flat float64 vector, a list of float64 arrays, or an object with such a .theta
@@ -192,7 +194,10 @@ class Function:
                 value = self._vector(self.f.hessian_vector(self.unflatten(x), self.unflatten(unit)), "f.hessian_vector")
                 error = 4 * EPS * float(np.linalg.norm(value))
             else:
-                found = None if length is None else difference(*self._along(x, unit, length))
+                found = None
+                if length is not None:
+                    with suppress(FloatingPointError):  # the step is too long in this direction
+                        found = difference(*self._along(x, unit, length))
                 if found is None or found.error > max(allowed, WORTH * float(np.linalg.norm(found.value))):
                     found = best_difference(*self._along(x, unit, length))
                     length, allowed = found.length, min(allowed, 4 * found.error)
@@ -215,21 +220,31 @@ class Function:
         """H v by a central difference whose points lie ``length`` beside ``x``: 2 gradients, no estimate.
 
         If what g(s) + g(-s) - 2 g(0) leaves is more than bending and ``noise``, there is a kink between: up to four
-        shorter steps are tried.
+        shorter steps are tried; likewise where the gradient is not finite.
         """
         unit, size = _unit(v)
         if size == 0.0:
             return np.zeros(self.size)
-        center, best, least = self.gradient(x), np.zeros(self.size), math.inf
+        center, least = self.gradient(x), math.inf
+        best: Array | FloatingPointError | None = None
         for _ in range(5):
-            up, down = self._beside(x + length * unit), self._beside(x - length * unit)
+            try:
+                up, down = self._beside(x + length * unit), self._beside(x - length * unit)
+            except FloatingPointError as error:  # too far
+                best = error if best is None else best
+                length /= 8
+                continue
             jump, change = float(np.linalg.norm(up + down - 2 * center)), up - down
             if jump / length < least:
                 least, best = jump / length, change / (2 * length)
             if jump <= KINK * float(np.linalg.norm(change)) + 10 * noise:
                 break
             length /= 8
-        return best * size
+        if not isinstance(best, np.ndarray):
+            assert best is not None
+            raise best
+        product: Array = best * size
+        return product
 
     def gauss_newton_vector(self, x: Array, v: Array) -> Array:
         """J' H_L J v (n,) at the flat ``x``; TypeError if ``f`` does not offer it."""
@@ -246,7 +261,7 @@ class Function:
         self, x: Array, unit: Array, length: float | None
     ) -> tuple[Callable[[float], Array], float, Array, float]:
         """The arguments of a `difference` of the gradient; ``length`` None: the usual one."""
-        center, size = self.gradient(x), float(np.linalg.norm(x))
+        center, size = self.gradient(x), norm(x)
         usual = STEP * max(1.0, size)
         return lambda t: self._beside(x + t * unit), usual if length is None else length, center, EPS * size
 
@@ -257,6 +272,13 @@ class Function:
             return self.gradient(x)
         finally:
             self._last = kept
+
+
+def check_count(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r:.60}, expected an integer")
+    if value < minimum:
+        raise ValueError(f"{name} is {value}, expected >= {minimum}")
 
 
 def norm(v: Array) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.function import Array, Function, Theta, norm
+from onepass.landscape.function import Array, Function, Theta, check_count, norm
 
 __all__ = [
     "HessianVectorProduct",
@@ -145,6 +145,7 @@ def hessian_operator(f: Any, theta: Theta = None, *, seed: int = 0) -> Any:
     >>> newton.round(4).tolist(), failed
     ([-0.4286, -1.0], 0)
     """
+    check_count("seed", seed, 0)
     function = as_function(f, theta)
     x = function.x
     probe = _unit_normal(np.random.default_rng(seed), function.size)
@@ -186,6 +187,7 @@ def gauss_newton_operator(f: Any, theta: Theta = None, *, seed: int = 0) -> Any:
     >>> bool(np.allclose(G @ np.eye(3), 2 / 3 * J.T @ J))
     True
     """
+    check_count("seed", seed, 0)
     function = as_function(f, theta)
     x, rng = function.x, np.random.default_rng(seed)
     u, v = _unit_normal(rng, function.size), _unit_normal(rng, function.size)
