@@ -10,14 +10,14 @@ from torch import Tensor
 from onepass import kernels
 from onepass._types import BatchNormSaved
 from onepass.torch._gradients import no_second_derivatives
-from onepass.torch._tensors import (
+from onepass.torch._operands import (
     array,
     bits,
     check_float,
     check_tensors,
     computed_dtype,
-    register_vmap_loop,
 )
+from onepass.torch._transforms import differentiable
 
 _INSTEAD = "torch.nn.functional.batch_norm"
 
@@ -114,7 +114,7 @@ def _computed(tensor: Tensor | None, dtype: torch.dtype) -> Any:
     schema="(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
     "float momentum, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _batch_norm(
+def _operator(
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -129,19 +129,21 @@ def _batch_norm(
     Statistics are returned, not updated: torch derives only operators that change none of their arguments.
     """
     y, mean, invstd, *new = _empty_results(input, weight, bias, running_mean, running_var, training, momentum, eps)
-    statistics = running_mean, running_var
+    statistics: Any = running_mean, running_var
     updated = training and running_mean is not None
     if updated:
         for result, statistic in zip(new, statistics, strict=True):
-            result.copy_(statistic)  # type: ignore[arg-type]
-        statistics = new[0], new[1]
+            result.copy_(statistic)
+        statistics = new
     if input.numel() == 0:
         return y, mean.zero_(), invstd.zero_(), new[0], new[1]
+    kind = computed_dtype(input.dtype)
     kernels.batch_norm(
         array(input),
-        _computed(weight, computed_dtype(input.dtype)),
-        _computed(bias, computed_dtype(input.dtype)),
-        *(_computed(statistic, computed_dtype(input.dtype)) for statistic in statistics),
+        _computed(weight, kind),
+        _computed(bias, kind),
+        _computed(statistics[0], kind),
+        _computed(statistics[1], kind),
         training,
         momentum,
         eps,
@@ -153,7 +155,7 @@ def _batch_norm(
     return y, mean, invstd, new[0], new[1]
 
 
-@_batch_norm.register_fake
+@_operator.register_fake
 def _empty_results(
     input: Tensor,
     weight: Tensor | None,
@@ -192,8 +194,7 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
     return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, *(None,) * 5
 
 
-_batch_norm.register_autograd(_backward, setup_context=_setup_context)
-register_vmap_loop(_batch_norm)
+_batch_norm = differentiable("batch_norm", _operator, _backward, _setup_context)
 
 
 @torch.library.custom_op(
@@ -203,7 +204,7 @@ register_vmap_loop(_batch_norm)
     schema="(Tensor dy, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, bool input_gradient) "
     "-> (Tensor, Tensor, Tensor)",
 )
-def _batch_norm_backward(
+def _backward_operator(
     dy: Tensor,
     input: Tensor,
     weight: Tensor | None,
@@ -228,7 +229,7 @@ def _batch_norm_backward(
     return dx, dweight.copy_(torch.from_numpy(dgamma)), dbias.copy_(torch.from_numpy(dbeta))
 
 
-@_batch_norm_backward.register_fake
+@_backward_operator.register_fake
 def _empty_gradients(
     dy: Tensor,
     input: Tensor,
@@ -247,5 +248,4 @@ def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
     raise no_second_derivatives("batch_norm")
 
 
-_batch_norm_backward.register_autograd(_backward_of_backward)
-register_vmap_loop(_batch_norm_backward)
+_batch_norm_backward = differentiable("batch_norm_backward", _backward_operator, _backward_of_backward)

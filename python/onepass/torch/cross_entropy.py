@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onepass import kernels
 from onepass.torch._gradients import scaled
-from onepass.torch._tensors import (
+from onepass.torch._operands import (
     array,
     autocast_to_float32,
     bits,
@@ -19,8 +19,8 @@ from onepass.torch._tensors import (
     computed_dtype,
     needs_gradient,
     optional_array,
-    vmap_loop,
 )
+from onepass.torch._transforms import differentiable, vmap_loop
 
 _INSTEAD = "torch.nn.functional.cross_entropy"
 
@@ -149,7 +149,7 @@ def loss_of_nothing(reduction: str) -> float:
     schema="(Tensor input, Tensor target, Tensor? weight, int ignore_index, str reduction, float label_smoothing, "
     "float z_loss, bool keep_gradient) -> (Tensor, Tensor)",
 )
-def _cross_entropy(
+def _operator(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -179,7 +179,7 @@ def _cross_entropy(
     return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), gradient
 
 
-@_cross_entropy.register_fake
+@_operator.register_fake
 def _empty_results(
     input: Tensor,
     target: Tensor,
@@ -214,9 +214,6 @@ def _backward(ctx: Any, factor: Tensor | None, _: Any) -> tuple[Tensor | None, .
     loss, *saved = ctx.saved_tensors
     gradient = saved[0] if ctx.kept else _cross_entropy(*saved, *ctx.options, True)[1]
     return scaled(gradient, factor.unsqueeze(1) if factor.dim() else factor, loss, "cross_entropy"), *rest
-
-
-_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -256,5 +253,4 @@ def _mass(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch
     return weights.flatten(1).sum(1)
 
 
-if hasattr(_cross_entropy, "register_vmap"):  # torch 2.5
-    _cross_entropy.register_vmap(_vmap)
+_cross_entropy = differentiable("cross_entropy", _operator, _backward, _setup_context, _vmap)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onepass import kernels
 from onepass.torch._gradients import no_second_derivatives, scaled
-from onepass.torch._tensors import (
+from onepass.torch._operands import (
     array,
     autocast_to_float32,
     check_float,
@@ -17,8 +17,8 @@ from onepass.torch._tensors import (
     check_tensors,
     needs_gradient,
     optional_array,
-    register_vmap_loop,
 )
+from onepass.torch._transforms import differentiable
 from onepass.torch.cross_entropy import check_class_weight, check_reduction, check_target, loss_of_nothing
 
 _INSTEAD = "torch.nn.functional.linear and cross_entropy"
@@ -135,7 +135,7 @@ _ARGUMENTS = (
     device_types="cpu",
     schema=f"({_ARGUMENTS}, bool keep_input, bool keep_weight, bool keep_bias) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _linear_cross_entropy(
+def _operator(
     input: Tensor,
     linear_weight: Tensor,
     linear_bias: Tensor | None,
@@ -156,7 +156,7 @@ def _linear_cross_entropy(
     )  # fmt: skip
     loss, *gradients = results
     if input.shape[0] == 0:
-        return loss.fill_(loss_of_nothing(reduction)), *(gradient.zero_() for gradient in gradients)  # type: ignore[return-value]
+        return loss.fill_(loss_of_nothing(reduction)), *(gradient.zero_() for gradient in gradients)
     keep = (keep_input, keep_weight, keep_bias)
     value, *_ = kernels.linear_cross_entropy(
         array(_dense_rows(input)),
@@ -170,10 +170,10 @@ def _linear_cross_entropy(
         reduction,  # type: ignore[arg-type]
         *(array(gradient) if kept else False for gradient, kept in zip(gradients, keep, strict=True)),
     )
-    return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), *gradients  # type: ignore[return-value]
+    return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), *gradients
 
 
-@_linear_cross_entropy.register_fake
+@_operator.register_fake
 def _empty_results(
     input: Tensor,
     linear_weight: Tensor,
@@ -220,8 +220,7 @@ def _backward(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Tensor | None, 
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *(None,) * 9
 
 
-_linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
-register_vmap_loop(_linear_cross_entropy)
+_linear_cross_entropy = differentiable("linear_cross_entropy", _operator, _backward, _setup_context)
 
 
 @torch.library.custom_op(
@@ -231,7 +230,7 @@ register_vmap_loop(_linear_cross_entropy)
     schema=f"(Tensor factor, {_ARGUMENTS}, bool need_input, bool need_weight, bool need_bias) "
     "-> (Tensor, Tensor, Tensor)",
 )
-def _linear_cross_entropy_backward(
+def _rows_backward(
     factor: Tensor,
     input: Tensor,
     linear_weight: Tensor,
@@ -247,7 +246,7 @@ def _linear_cross_entropy_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``sum(factor * losses)``, factor (N,): the logits are made again, a chunk of rows at a time."""
-    dinput, dweight, dbias = gradients = _empty_gradients(
+    dinput, dweight, dbias = _empty_gradients(
         factor, input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, z_loss,
         need_input, need_weight, need_bias,
     )  # fmt: skip
@@ -268,10 +267,10 @@ def _linear_cross_entropy_backward(
             dweight.addmm_(logits.T, input[rows])
         if need_bias:
             dbias += logits.sum(0)
-    return gradients
+    return dinput, dweight, dbias
 
 
-@_linear_cross_entropy_backward.register_fake
+@_rows_backward.register_fake
 def _empty_gradients(
     factor: Tensor,
     input: Tensor,
@@ -298,5 +297,4 @@ def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
     raise no_second_derivatives("linear_cross_entropy")
 
 
-_linear_cross_entropy_backward.register_autograd(_backward_of_backward)
-register_vmap_loop(_linear_cross_entropy_backward)
+_linear_cross_entropy_backward = differentiable("linear_cross_entropy_backward", _rows_backward, _backward_of_backward)

@@ -14,24 +14,25 @@ from onepass.torch.linear_cross_entropy import linear_cross_entropy
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         update = self.training and self.track_running_stats
-        momentum = 0.0 if self.momentum is None else self.momentum
         if update and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # the mean over all batches
-                momentum = 1.0 / float(self.num_batches_tracked)
-        use = update or not self.training
-        return batch_norm(
-            input,
-            self.running_mean if use else None,
-            self.running_var if use else None,
-            self.weight,
-            self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
-            momentum,
-            self.eps,
-        )
+            if self.momentum is None:
+                return self._mean_over_batches(input)
+        mean, var = (self.running_mean, self.running_var) if update or not self.training else (None, None)
+        training = self.training or (self.running_mean is None and self.running_var is None)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        return batch_norm(input, mean, var, self.weight, self.bias, training, momentum, self.eps)
+
+    def _mean_over_batches(self, input: Tensor) -> Tensor:
+        # The number of batches stays a tensor, so that torch.compile need not break off to read it.
+        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        y = batch_norm(input, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        share = self.num_batches_tracked.double().reciprocal()
+        self.running_mean.lerp_(mean, share.to(mean.dtype))
+        self.running_var.lerp_(var, share.to(var.dtype))
+        return y
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,22 +72,3 @@ def autocast_to_float32(tensor: Any) -> Any:
     if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return tensor.float()
     return tensor
-
-
-def vmap_loop(
-    operator: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """One call of the operator for each element of the batch."""
-    if info.batch_size == 0:
-        raise ValueError("vmap: the batch is empty, expected at least one element")
-    results = [
-        operator(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-    return stacked, (0,) * len(stacked)
-
-
-def register_vmap_loop(operator: Any) -> None:
-    if hasattr(operator, "register_vmap"):  # torch 2.5
-        operator.register_vmap(partial(vmap_loop, operator))
