@@ -1,4 +1,5 @@
-"""Drop-in optimizers for PyTorch on the CPU: ``from onepass.torch import AdamW`` in place of ``from torch.optim``.
+"""Drop-in optimizers for PyTorch on the CPU: ``from onepass.torch import AdamW`` in place of ``from torch.optim``;
+cross-entropy and batch normalization as operators and modules.
 
 They update a model's parameters in place, in one native call a step, and keep torch's machinery: parameter groups,
 schedulers, hooks, GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled
@@ -26,6 +27,11 @@ from onepass.torch._adaptive import Adadelta, Adagrad, RMSprop
 from onepass.torch._optimizer import Optimizer
 from onepass.torch._own_rules import LAMB, LARS, SWATS, AdaBound, Lion, Signum
 from onepass.torch._sgd import ASGD, SGD, Rprop
+from onepass.torch.batch_norm import batch_norm
+from onepass.torch.cross_entropy import cross_entropy
+from onepass.torch.linear_cross_entropy import linear_cross_entropy
+from onepass.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, CrossEntropyLoss, LinearCrossEntropyLoss
+from onepass.torch.replace import replace_modules, restore_modules
 
 __all__ = [
     "ASGD",
@@ -39,6 +45,11 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "Lion",
     "NAdam",
     "Optimizer",
@@ -46,4 +57,9 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Signum",
+    "batch_norm",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "replace_modules",
+    "restore_modules",
 ]
