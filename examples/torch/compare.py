@@ -1,9 +1,9 @@
-"""torch's fused AdamW, onepass's with float32 states and with 8-bit states, on the script beside: one picture, one table.
+"""torch's fused AdamW, ours with float32 states and ours with 8-bit states, on language_model.py: a picture, a table.
 
     python -m examples.torch.compare --picture docs/embedding/language_model.png
 
 Three models begin with the same weights and see the same batches. They take turns, step by step in an order drawn anew,
-so that whatever else the machine does hits all of them. About five minutes on two quiet cores; `--quick` half of one.
+so that whatever else the machine does hits all of them. About four minutes on two quiet cores; `--quick` some seconds.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ def draw(trainings: dict[str, Training], rows: dict[str, dict[str, float]]) -> A
         means = smooth(training.losses, width)
         axes.plot(range(width, settings.steps + 1), means, color=COLORS[name], label=label, **LINES[name])
     axes.set(xlabel="step", ylabel=f"training loss, nats a byte\n(mean of {width} steps)", ylim=(0, None))
-    axes.set_title("The same losses", loc="left", fontsize=11)
+    axes.set_title("Training loss", loc="left", fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left", fontsize=9)
     panels = (
-        ("step", "A whole step", "ms, median", "{:.0f}"),
+        ("step", "A whole step", "ms, median", "{:.1f}"),
         ("optimizer", "The optimizer's part", "ms, median", "{:.2f}"),
-        ("bytes", "Its states", "MB", "{:.1f}"),
+        ("bytes", "Its states", "MB", "{:.2f}"),
     )
     for axes, (key, title, unit, form) in zip(bars.subplots(1, 3), panels, strict=True):
         scale = 1e-6 if key == "bytes" else 1.0

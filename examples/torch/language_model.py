@@ -5,7 +5,7 @@ An ordinary PyTorch script. Whoever has such a one changes one line of it, the i
     from torch.optim import AdamW
     from onepass.torch import AdamW
 
-Both lines are in `optimizer_for`, one for each `--optimizer`. With `onepass-8bit` the optimizer's states take two bytes a
+Both lines are in `optimizer_for`; `--optimizer` chooses. With `onepass-8bit` the optimizer's states take two bytes a
 parameter instead of eight: `state_dtype="float8"`.
 
     python examples/torch/language_model.py --optimizer torch
@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -40,8 +42,8 @@ class Settings:
     heads: int = 4
     context: int = 128  # bytes that a prediction may look back to
     batch: int = 8  # sequences
-    steps: int = 400
-    warmup: int = 40
+    steps: int = 300
+    warmup: int = 30
     lr: float = 1e-3
     weight_decay: float = 0.1
     max_norm: float = 1.0
@@ -109,12 +111,10 @@ def optimizer_for(name: str, model: nn.Module, settings: Settings) -> torch.opti
         {"params": [p for p in parameters if p.dim() >= 2]},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return AdamW(
-        groups, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True, **options
-    )
+    return AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True, **options)
 
 
-def schedule(settings: Settings) -> LambdaLR:
+def schedule(settings: Settings) -> Callable[[int], float]:
     """Factor of the learning rate: a linear warm-up, then a cosine to a tenth."""
 
     def factor(step: int) -> float:
@@ -203,10 +203,12 @@ def main() -> None:
         loss = training.step()
         if step % (settings.steps // 10) == 0:
             print(f"step {step}: loss {loss:.3f} nats a byte")
-    kept = state_bytes(training.optimizer)
-    print(f"validation loss {training.validation_loss():.3f}; {1e3 * sum(training.seconds) / settings.steps:.1f} ms a step, "
-          f"{1e3 * sum(training.optimizer_seconds) / settings.steps:.2f} ms of it the optimizer's; "
-          f"its states take {kept / parameters:.2f} bytes a parameter\n")  # fmt: skip
+    each = state_bytes(training.optimizer) / parameters
+    whole, part = (1e3 * statistics.median(times) for times in (training.seconds, training.optimizer_seconds))
+    print(f"validation loss {training.validation_loss():.3f} nats a byte")
+    print(
+        f"a step {whole:.1f} ms, {part:.2f} ms of it the optimizer's, whose states take {each:.2f} bytes a parameter\n"
+    )
     print(training.sample("## "))
 
 
