@@ -20,6 +20,8 @@ from bench.cases import (
     python_cost,
     row_normalization,
     storage,
+    torch_step,
+    torch_step_alone,
     training,
     training_cnn,
     training_digits,
@@ -47,6 +49,8 @@ TOPICS = (
     numpy_loop,
     data,
     numpy_loop_step,
+    torch_step,
+    torch_step_alone,
     imports,
 )
 
