@@ -271,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
                 return False
         for at, group in enumerate(groups):
             values = self._values(group)
-            if values != self._seen[at] or self._variable[at]:
+            if self._variable[at] or _differ(values, self._seen[at]):
                 options = self.options(group)
                 self._see(at, values)
                 own = self._own_groups[at]
@@ -387,6 +387,13 @@ def _number(name: str, value: Any) -> Any:
             raise ValueError(f"{name}: expected a number or a tensor of one element, got a tensor {tuple(value.shape)}")
         return value.item()
     return tuple([_number(name, one) for one in value]) if isinstance(value, (tuple, list)) else value
+
+
+def _differ(values: Any, seen: Any) -> bool:
+    try:
+        return bool(values != seen)
+    except RuntimeError:  # tensors of several elements
+        return True
 
 
 def _is_plain(value: Any) -> bool:
