@@ -330,9 +330,18 @@ py::list registry() {
   return updates;
 }
 
+// Whether two lists hold the same objects; == would ask tensors, which answer elementwise.
+bool same_objects(const py::list& a, const py::list& b) {
+  const Py_ssize_t count = PyList_GET_SIZE(a.ptr());
+  bool same = count == PyList_GET_SIZE(b.ptr());
+  for (Py_ssize_t i = 0; same && i < count; ++i) same = PyList_GET_ITEM(a.ptr(), i) == PyList_GET_ITEM(b.ptr(), i);
+  return same;
+}
+
 }  // namespace
 
 void register_updates(py::module_& m) {
+  m.def("same_objects", same_objects, py::arg("a"), py::arg("b"));
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ Addresses = list[int | None]
 
 def _increments_lists() -> bool:
     try:
-        torch._C._increment_version([])  # type: ignore[arg-type]
+        torch._C._increment_version([])
     except TypeError:  # torch 2.4 takes one tensor
         return False
     return True
@@ -38,10 +38,10 @@ _LISTS = _increments_lists()
 def increment_versions(tensors: Sequence[Tensor]) -> None:
     """Tells autograd that tensors were changed in place: what it has saved of them is not what it was."""
     if _LISTS:
-        torch._C._increment_version(tensors)  # type: ignore[arg-type]
+        torch._C._increment_version(tensors)
     else:
         for tensor in tensors:
-            torch._C._increment_version(tensor)  # type: ignore[arg-type]
+            torch._C._increment_version(cast(Any, tensor))
 
 
 class OnTensors(optim.Optimizer):
@@ -100,7 +100,7 @@ class Bound:
         self.params: list[Tensor] = [p for group in groups for p in group["params"]]
         self._group_of = [at for at, group in enumerate(groups) for _ in group["params"]]
         self.distributed = any(map(is_distributed, self.params))
-        kind = on_tensors(rule)
+        kind = on_tensors(cast(Any, rule))
         self.optimizer = kind.__new__(kind)
         self.optimizer.found = found
         arrays = [{**group, "params": [array(local(p)) for p in group["params"]]} for group in groups]
@@ -146,7 +146,7 @@ class Bound:
         present = [grad for grad in grads if grad is not None]
         whole = len(present) == len(grads)
         try:
-            addresses: Addresses = list(map(_address, present))  # type: ignore[arg-type]
+            addresses: Addresses = list(map(_address, present))
             strides = list(map(_stride, present))
         except RuntimeError:  # there is one without memory
             self._check(grads)

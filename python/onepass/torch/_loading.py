@@ -65,7 +65,7 @@ def loaded_states(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[T
         return {}  # torch says so
     pairs: dict[Any, tuple[Tensor, Mapping[str, Any], Update]] = {}
     for theirs, group in zip(given, groups, strict=True):
-        options = optimizer.checked_options(theirs)
+        options: Mapping[str, Any] = optimizer.checked_options(theirs)
         update = UPDATES[optimizer.update_of(options)]
         pairs.update({key: (p, options, update) for key, p in zip(theirs["params"], group["params"], strict=True)})
     unknown = sorted(state_dict["state"].keys() - pairs.keys(), key=str)
@@ -135,7 +135,7 @@ def _state(
     full = _copied(what, value, param, computed)
     if kind == "float32":
         return full
-    one = Update(update.name, (name,), update.hyperparameters, (positive,), update.bytes_per_parameter)
+    one = update._replace(states=(name,), positive=(positive,))
     (stored,) = optimizer.storage.states(one, own, (array(local(full)),))
     return tensor_of(stored, param, bfloat16=False)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass import optim
+from onepass._core import same_objects
 from onepass._storage import memory_axes
 from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
@@ -25,8 +26,6 @@ EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 NEWER = {"maximize": False, "nesterov": False, "decoupled_weight_decay": False}
 """Options that dictionaries of an older torch lack."""
 _CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
-
-_address = Tensor.data_ptr
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -262,17 +261,17 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        members = list(map(id, chain.from_iterable([group["params"] for group in groups])))
-        if members != self._members:
+        if not same_objects(self._all_members(), self._members) or not same_objects(self._all_states(), self._states):
             return False
         for param in self._idle:
             if param.grad is not None:
                 return False
-        if not all(bound.unchanged() for bound in bounds) or self._state_addresses() != self._states:
-            return False
+        for bound in bounds:
+            if not bound.unchanged():
+                return False
         for at, group in enumerate(groups):
             values = self._values(group)
-            if values != self._seen[at] or self._variable[at]:
+            if self._variable[at] or _differ(values, self._seen[at]):
                 options = self.options(group)
                 self._see(at, values)
                 own = self._own_groups[at]
@@ -286,10 +285,11 @@ class Optimizer(torch.optim.Optimizer):
         # what can be assigned in place is read in every step
         self._variable[at] = not all(map(_is_plain, values))
 
-    def _state_addresses(self) -> list[int]:
-        if self._distributed:
-            return list(map(id, chain.from_iterable(map(dict.values, self.state.values()))))
-        return list(map(_address, chain.from_iterable(map(dict.values, self.state.values()))))
+    def _all_members(self) -> list[Tensor]:
+        return list(chain.from_iterable([group["params"] for group in self.param_groups]))
+
+    def _all_states(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self.state.values())))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
@@ -318,16 +318,16 @@ class Optimizer(torch.optim.Optimizer):
                 bounds.append(self._bind_groups([{**options[at], "params": members[at]} for at in chosen]))
                 for at, own in zip(chosen, bounds[-1].optimizer.param_groups, strict=True):
                     self._own_groups[at] = own
-        self._members = [id(p) for group in groups for p in group["params"]]
+        self._members = self._all_members()
         active = {id(p) for params in members for p in params}
-        self._idle = [p for group in groups for p in group["params"] if id(p) not in active]
+        self._idle = [p for p in self._members if id(p) not in active]
         self._seen: list[Any] = [None] * len(groups)
         self._variable = [False] * len(groups)
         for at, group in enumerate(groups):
             self._see(at, self._values(group))
         for bound in bounds:
             self._write(bound)
-        self._states = self._state_addresses()
+        self._states = self._all_states()
         self._bounds = bounds
         return bounds
 
@@ -369,7 +369,7 @@ class Optimizer(torch.optim.Optimizer):
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64)
         bound.unwritten = left
-        self._states = self._state_addresses()
+        self._states = self._all_states()
 
     def _refresh(self) -> None:
         """Bring up to date what torch keeps beside the states."""
@@ -387,6 +387,13 @@ def _number(name: str, value: Any) -> Any:
             raise ValueError(f"{name}: expected a number or a tensor of one element, got a tensor {tuple(value.shape)}")
         return value.item()
     return tuple([_number(name, one) for one in value]) if isinstance(value, (tuple, list)) else value
+
+
+def _differ(values: Any, seen: Any) -> bool:
+    try:
+        return bool(values != seen)
+    except RuntimeError:  # tensors of several elements
+        return True
 
 
 def _is_plain(value: Any) -> bool:

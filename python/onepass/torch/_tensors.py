@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ def local(tensor: Tensor) -> Tensor:
     if not is_distributed(tensor):
         return tensor
     with torch.no_grad():  # then it is the shard itself, not a copy in a graph
-        own: Any = tensor.to_local()  # type: ignore[operator]
-    return own.wait() if hasattr(own, "wait") else own  # type: ignore[no-any-return]
+        own: Any = cast(Any, tensor).to_local()
+    return cast(Tensor, own.wait() if hasattr(own, "wait") else own)
 
 
 def array(tensor: Tensor) -> Array:
