@@ -1,4 +1,4 @@
-"""onepass.torch's operators where they are derived, traced and batched: gradcheck, opcheck, torch.compile, torch.func."""
+"""onepass.torch's operators derived, traced and batched: by gradcheck, opcheck, torch.compile and torch.func."""
 
 from __future__ import annotations
 

@@ -30,6 +30,13 @@ def bits(tensor: Tensor) -> str | None:
     return "bfloat16" if tensor.dtype == torch.bfloat16 else None
 
 
+def in_memory(values: tuple[Any, ...]) -> bool:
+    """Whether the tensors among them have memory of their own (no fakes, no batches of vmap) and nothing is recorded."""
+    tensors = (value for value in values if isinstance(value, Tensor))
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor) for tensor in tensors)
+    return plain and torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
+
+
 def computed_dtype(dtype: torch.dtype) -> torch.dtype:
     """What the kernels compute in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
