@@ -31,10 +31,15 @@ def bits(tensor: Tensor) -> str | None:
 
 
 def in_memory(values: tuple[Any, ...]) -> bool:
-    """Whether the tensors among them have memory of their own (no fakes, no batches of vmap) and nothing is recorded."""
-    tensors = (value for value in values if isinstance(value, Tensor))
-    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor) for tensor in tensors)
-    return plain and torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
+    """Whether the tensors among them have their own memory (no fakes, no batches of vmap), and nothing is recorded."""
+    for value in values:
+        kind = type(value)
+        if kind is Tensor or kind is torch.nn.Parameter:
+            if not torch._C._has_storage(value):
+                return False
+        elif isinstance(value, Tensor):
+            return False
+    return torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
 
 
 def computed_dtype(dtype: torch.dtype) -> torch.dtype:

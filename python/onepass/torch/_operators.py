@@ -22,8 +22,9 @@ def operator(
 ) -> Callable[[Callable[..., tuple[Tensor, ...]]], Callable[..., Any]]:
     """Registers a function of tensors in memory as ``torch.ops.onepass.NAME``, and returns what to call it by.
 
-    One derivative serves two ways: registered with torch.library, for whatever traces (torch.compile, fake tensors,
-    modes), and as a torch.autograd.Function, which torch.func wants and which costs eager calls half as much.
+    One derivative serves three ways: registered with torch.library, for whatever traces (torch.compile, fake tensors,
+    modes); as a torch.autograd.Function for eager calls, which costs them half as much; and as one with setup_context,
+    which torch.func wants, and which costs more.
 
     Args:
         arguments: and results, as in a schema of torch.library; several results.
@@ -34,6 +35,8 @@ def operator(
             the batch.
     """
 
+    setup = setup_context or _no_context
+
     def decorate(implementation: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
         registered: Any = torch.library.custom_op(
             f"onepass::{name}", implementation, mutates_args=(), device_types="cpu", schema=arguments
@@ -41,34 +44,39 @@ def operator(
         registered.register_fake(fake)
         registered.register_autograd(backward, setup_context=setup_context)
 
-        def forward(*args: Any) -> Any:
+        def forward(ctx: Any, *args: Any) -> Any:
+            results = implementation(*args)
+            setup(ctx, args, results)
+            return results
+
+        def forward_apart(*args: Any) -> Any:
             return implementation(*args) if in_memory(args) else registered(*args)
 
         def loop(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
             return vmap_loop(call, info, in_dims, *args)
 
-        methods = {
-            "forward": forward,
-            "setup_context": setup_context or _no_context,
-            "backward": backward,
-            "vmap": vmap or loop,
-        }
-        bases = (torch.autograd.Function,)
-        function: Any = type(name, bases, {key: staticmethod(method) for key, method in methods.items()})
+        eager = _function(name, forward=forward, backward=backward)
+        transformed = _function(name, forward=forward_apart, setup_context=setup, backward=backward, vmap=vmap or loop)
 
         def call(*args: Any) -> Any:
             if torch.compiler.is_compiling():
                 return registered(*args)
-            if not torch._C._are_functorch_transforms_active():
-                if forward_ad._current_level >= 0:
-                    _check_no_tangent(name, args)
-                if not in_memory(args):
-                    return registered(*args)
-            return function.apply(*args)
+            if torch._C._are_functorch_transforms_active():
+                return transformed.apply(*args)
+            if forward_ad._current_level >= 0:
+                _check_no_tangent(name, args)
+            if not in_memory(args):
+                return registered(*args)
+            return eager.apply(*args) if torch.is_grad_enabled() else implementation(*args)
 
         return call
 
     return decorate
+
+
+def _function(name: str, **methods: Callable[..., Any]) -> Any:
+    bases = (torch.autograd.Function,)
+    return type(name, bases, {key: staticmethod(method) for key, method in methods.items()})
 
 
 def _no_context(ctx: Any, inputs: Any, output: Any) -> None:
