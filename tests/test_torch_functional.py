@@ -1,5 +1,4 @@
-"""onepass.torch.cross_entropy and batch_norm against torch's functions in float64, and under every part of torch that
-derives, traces or batches them.
+"""onepass.torch.cross_entropy and batch_norm against torch's functions in float64; what they read, keep and refuse.
 
 Distances are in units in the last place of what the result is a sum of: of probability and target for a gradient of
 cross-entropy, of the terms for a batch normalization.
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from functools import partial
 
 import numpy as np
 import pytest
@@ -184,7 +182,7 @@ def test_strides_reach_the_kernel_without_a_copy(calls):
     for x in (
         torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
         wide[::2, :, 1:3, ::3],
-        wide[0].T,
+        wide[:, 0, 0].T,
         torch.randn(1, 3).expand(4, 3),
         torch.randn(2, 3, 4).bfloat16()[:, :, ::2],
     ):
@@ -303,7 +301,7 @@ def test_batch_norm_against_torch(dtype, affine, training):
         x, dy = (torch.randn(shape) * 2 + 1).to(dtype), torch.randn(shape).to(dtype)
         mean, var = torch.randn(shape[1]).to(kind), (torch.rand(shape[1]) + 0.5).to(kind)
         leaves = [double(t).requires_grad_() if t is not None else None for t in (x, weight, bias)]
-        statistics = [mean.double(), var.double()]
+        statistics = [mean.double().clone(), var.double().clone()]
         y = F.batch_norm(leaves[0], *statistics, *leaves[1:], training, 0.3, 1e-3)
         y.backward(dy.double())
         xhat = F.batch_norm(leaves[0], mean.double(), var.double(), None, None, training, 0.0, 1e-3).detach()
@@ -392,151 +390,6 @@ def test_statistics_may_change_between_the_passes():
     torch.testing.assert_close(x.grad, torch.full((4, 3), 0.5))
 
 
-# ---- derived, traced, batched
-
-
-def loss_of(function, target, **options):
-    return lambda x: function(x, target, **options)
-
-
-@pytest.mark.parametrize("options", [*OPTIONS[::3], {**OPTIONS[2], "z_loss": 0.1}], ids=ids)
-@pytest.mark.parametrize("kind", ["labels", "probabilities"])
-def test_cross_entropy_gradcheck(options, kind):
-    x = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
-    rest = {name: value for name, value in options.items() if name != "weighted"}
-    weight = torch.rand(3).double() if options["weighted"] else None
-    target = targets(kind, (4, 3, 2), torch.float64)
-    function = loss_of(ours.cross_entropy, target, weight=weight, **rest)
-    assert torch.autograd.gradcheck(function, x, check_batched_grad=True)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_gradcheck(training):
-    x = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
-    weight, bias = (torch.rand(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    mean, var = (None, None) if training else (torch.randn(3).double(), torch.rand(3).double() + 0.5)
-    function = lambda x, w, b: ours.batch_norm(x, mean, var, w, b, training)  # noqa: E731
-    assert torch.autograd.gradcheck(function, (x, weight, bias), check_batched_grad=True)
-
-
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cross_entropy_opcheck(dtype, reduction, keep):
-    x = torch.randn(2, 3, 4, 5).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
-    args = (x, torch.randint(0, 3, (2, 4, 5)), torch.rand(3), -100, reduction, 0.1, 0.0, keep)
-    torch.library.opcheck(torch.ops.onepass.cross_entropy, args)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_opcheck(training):
-    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
-    weight, mean = torch.rand(3, requires_grad=True), torch.zeros(3)
-    torch.library.opcheck(torch.ops.onepass.batch_norm, (x, weight, None, mean, mean + 1, training, 0.1, 1e-5))
-    if training:
-        torch.library.opcheck(torch.ops.onepass.batch_norm, (x, None, weight, None, None, training, 0.1, 1e-5))
-    wide, number = x.detach(), torch.rand(3).double()
-    for needed in (True, False):
-        args = (wide, wide, weight.detach(), number, number, training, needed)
-        torch.library.opcheck(torch.ops.onepass.batch_norm_backward, args)
-
-
-def compiled(function):
-    torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, backend="aot_eager")
-
-
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_compiled_cross_entropy(reduction):
-    def function(x, target):
-        return ours.cross_entropy(x * 2, target, reduction=reduction, label_smoothing=0.1).sum() * 3
-
-    traced = compiled(function)
-    for shape in [(4, 5, 2), (6, 5, 3)]:
-        x, same = (torch.randn(shape, requires_grad=True) for _ in range(2))
-        same.data.copy_(x.data)
-        target = targets("labels", shape, None)
-        loss, expected = traced(x, target), function(same, target)
-        loss.backward()
-        expected.backward()
-        torch.testing.assert_close([loss, x.grad], [expected, same.grad])
-        with torch.no_grad():
-            torch.testing.assert_close(traced(x, target), expected.detach())
-
-
-def test_compiled_under_autocast():
-    x, target = torch.randn(4, 5, dtype=torch.bfloat16), torch.randint(0, 5, (4,))
-
-    def function(x):
-        with torch.autocast("cpu", torch.bfloat16):
-            return ours.cross_entropy(x, target)
-
-    loss = compiled(function)(x)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, function(x))
-
-
-@pytest.mark.parametrize("options", OPTIONS[::2], ids=ids)
-@pytest.mark.parametrize("kind", ["labels", "probabilities"])
-def test_func_of_cross_entropy_as_torch(options, kind):
-    """Gradients of each element, and of all: vmap(grad) and grad(vmap)."""
-    rest = {name: value for name, value in options.items() if name != "weighted"}
-    weight = torch.rand(3).double() + 0.5 if options["weighted"] else None
-    x = torch.randn(3, 4, 3, 2, dtype=torch.float64)
-    target = torch.stack([targets(kind, (4, 3, 2), torch.float64) for _ in range(3)])
-    moved = x.movedim(0, 2).contiguous()
-    results = []
-    for function in (ours.cross_entropy, F.cross_entropy):
-        loss = partial(function, weight=weight, **rest)
-        each = torch.vmap(loss, in_dims=(2, 0))(moved, target)
-        same_target = torch.vmap(lambda x, loss=loss: loss(x, target[0]))(x)
-        of_each = torch.vmap(torch.func.grad(lambda x, t, loss=loss: loss(x, t).square().sum()))(x, target)
-        of_all = torch.func.grad(lambda x, loss=loss: torch.vmap(loss)(x, target).square().sum())(x)
-        results.append([each, same_target, of_each, of_all])
-    torch.testing.assert_close(*results)
-
-
-def test_vmap_over_weights_of_classes():
-    x, target = torch.randn(4, 3), torch.randint(0, 3, (4,))
-    weights = torch.rand(2, 3)
-    results = [torch.vmap(lambda w, f=f: f(x, target, w))(weights) for f in (ours.cross_entropy, F.cross_entropy)]
-    torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_func_of_batch_norm_as_torch(training):
-    x, weights = torch.randn(3, 4, 5, 2, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64)
-    mean, var = (None, None) if training else (torch.randn(5).double(), torch.rand(5).double() + 0.5)
-    results = []
-    for function in (ours.batch_norm, F.batch_norm):
-        loss = lambda x, w, f=function: f(x, mean, var, w, None, training).pow(3).sum()  # noqa: E731
-        gradients = torch.func.grad(loss, argnums=(0, 1))
-        results.append([*torch.vmap(gradients)(x, weights), *gradients(x[0], weights[0])])
-        results[-1] += torch.func.grad(lambda x, w, f=loss: torch.vmap(f)(x, w).sum(), argnums=(0, 1))(x, weights)
-    torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "batch_norm"])
-def test_second_and_forward_derivatives_are_refused(name):
-    target = torch.randint(0, 3, (4,))
-    functions = {
-        "cross_entropy": lambda x: ours.cross_entropy(x, target),
-        "batch_norm": lambda x: ours.batch_norm(x, None, None, training=True).square().sum(),
-    }
-    function, x = functions[name], torch.randn(4, 3, requires_grad=True)
-    (first,) = torch.autograd.grad(function(x), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match=f"{name}: second derivatives.*torch.nn.functional.{name}"):
-        first.square().sum().backward()
-    with pytest.raises(NotImplementedError, match=f"{name}: second derivatives"):
-        torch.func.grad(lambda x: torch.func.grad(function)(x).square().sum())(x.detach())
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.jvp(function, (x.detach(),), (x.detach(),))
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x.detach(), x.detach())
-        with pytest.raises(NotImplementedError, match=f"{name}: forward-mode"):
-            function(dual)
-
-
 # ---- errors
 
 X, LABELS, C = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(3)
@@ -569,7 +422,7 @@ X, LABELS, C = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(3
             TypeError,
             "target: is torch.float64 beside logits of torch.float32",
         ),
-        (lambda: ours.cross_entropy(X, LABELS + 3), ValueError, "label 3"),
+        (lambda: ours.cross_entropy(X, LABELS + 3), ValueError, r"targets\[0\] is 3, expected 0 <= target < 3"),
         (
             lambda: ours.cross_entropy(X, LABELS, C[1:]),
             ValueError,
@@ -578,7 +431,7 @@ X, LABELS, C = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(3
         (lambda: ours.cross_entropy(X, LABELS, C.double()), TypeError, "weight: is torch.float64 beside logits"),
         (lambda: ours.cross_entropy(X, LABELS, reduction="avg"), ValueError, "reduction: expected 'mean'"),
         (lambda: ours.cross_entropy(X, LABELS, label_smoothing=2.0), ValueError, "label_smoothing"),
-        (lambda: ours.cross_entropy(X, LABELS, ignore_index=None), RuntimeError, "'ignore_index'"),
+        (lambda: ours.cross_entropy(X, LABELS, ignore_index=None), TypeError, "ignore_index: expected an integer"),
         (lambda: ours.cross_entropy(X, X.clone().requires_grad_()), ValueError, "target: requires a gradient.*detach"),
         (lambda: ours.cross_entropy(X, LABELS, C.clone().requires_grad_()), ValueError, "weight: requires a gradient"),
         (lambda: ours.batch_norm(X.to("meta"), None, None, training=True), ValueError, "input: is on meta"),

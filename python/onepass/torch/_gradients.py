@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.torch._operands import in_memory
+
 
 def scaled(kept: Tensor, factor: Tensor, loss: Tensor, name: str) -> Tensor:
     """``kept * factor``, in kept's memory if the graph is about to be freed, and kept itself if the factor is 1.
@@ -18,7 +20,7 @@ def scaled(kept: Tensor, factor: Tensor, loss: Tensor, name: str) -> Tensor:
     """
     if torch.is_grad_enabled():  # create_graph=True, or torch.func.grad
         return _Scaled.apply(kept, factor, loss, name)  # type: ignore[no-untyped-call,no-any-return]
-    if torch.compiler.is_compiling() or _wrapped(kept) or _wrapped(factor) or _graph_is_kept():
+    if torch.compiler.is_compiling() or not in_memory((kept, factor)) or _graph_is_kept():
         return (kept * factor).to(kept.dtype)
     kept = kept.detach()
     return kept if _is_one(factor) else kept.mul_(factor)
@@ -28,11 +30,6 @@ def _is_one(factor: Tensor) -> bool:
     # without a look at each of many: the gradient of a sum is one number in the memory of all
     same = not any(stride for size, stride in zip(factor.shape, factor.stride(), strict=True) if size != 1)
     return same and factor.numel() > 0 and factor[(0,) * factor.dim()].item() == 1
-
-
-def _wrapped(tensor: Tensor) -> bool:
-    """Whether it has no memory of its own: traced, or inside torch.func."""
-    return type(tensor) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _graph_is_kept() -> bool:

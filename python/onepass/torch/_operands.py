@@ -30,6 +30,18 @@ def bits(tensor: Tensor) -> str | None:
     return "bfloat16" if tensor.dtype == torch.bfloat16 else None
 
 
+def in_memory(values: tuple[Any, ...]) -> bool:
+    """Whether the tensors among them have their own memory (no fakes, no batches of vmap), and nothing is recorded."""
+    for value in values:
+        kind = type(value)
+        if kind is Tensor or kind is torch.nn.Parameter:
+            if not torch._C._has_storage(value):
+                return False
+        elif isinstance(value, Tensor):
+            return False
+    return torch._C._len_torch_dispatch_stack() == 0 and torch._C._get_tracing_state() is None
+
+
 def computed_dtype(dtype: torch.dtype) -> torch.dtype:
     """What the kernels compute in."""
     return torch.float64 if dtype == torch.float64 else torch.float32

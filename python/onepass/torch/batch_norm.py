@@ -17,7 +17,7 @@ from onepass.torch._operands import (
     check_tensors,
     computed_dtype,
 )
-from onepass.torch._transforms import differentiable
+from onepass.torch._operators import operator
 
 _INSTEAD = "torch.nn.functional.batch_norm"
 
@@ -104,17 +104,56 @@ def _check(
 
 
 def _computed(tensor: Tensor | None, dtype: torch.dtype) -> Any:
-    return None if tensor is None else array(tensor.detach().to(dtype))
+    return None if tensor is None else array(tensor if tensor.dtype == dtype else tensor.to(dtype))
 
 
-@torch.library.custom_op(
-    "onepass::batch_norm",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+def _empty_results(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    channels = input.shape[1]
+    new = channels if training and running_mean is not None else 0
+    kind = computed_dtype(input.dtype)
+    return (
+        torch.empty_like(input),
+        input.new_empty(channels, dtype=torch.float64),
+        input.new_empty(channels, dtype=torch.float64),
+        input.new_empty(new, dtype=kind),
+        input.new_empty(new, dtype=kind),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.training = inputs[5]
+    ctx.save_for_backward(inputs[0], inputs[1], output[1], output[2])
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad
+    if dy is None:
+        return (None,) * 8
+    input, weight, mean, invstd = ctx.saved_tensors
+    dx, dweight, dbias = _batch_norm_backward(dy, input, weight, mean, invstd, ctx.training, needs[0])
+    return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, *(None,) * 5
+
+
+@operator(
+    "batch_norm",
+    "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
     "float momentum, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _empty_results,
+    _backward,
+    _setup_context,
 )
-def _operator(
+def _batch_norm(
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -155,56 +194,32 @@ def _operator(
     return y, mean, invstd, new[0], new[1]
 
 
-@_operator.register_fake
-def _empty_results(
+def _empty_gradients(
+    dy: Tensor,
     input: Tensor,
     weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    mean: Tensor,
+    invstd: Tensor,
     training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels = input.shape[1]
-    new = channels if training and running_mean is not None else 0
-    kind = computed_dtype(input.dtype)
-    return (
-        torch.empty_like(input),
-        input.new_empty(channels, dtype=torch.float64),
-        input.new_empty(channels, dtype=torch.float64),
-        input.new_empty(new, dtype=kind),
-        input.new_empty(new, dtype=kind),
-    )
+    input_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kind = computed_dtype(input.dtype) if weight is None else weight.dtype
+    dx = torch.empty_like(input) if input_gradient else input.new_empty(0)
+    return dx, input.new_empty(input.shape[1], dtype=kind), input.new_empty(input.shape[1], dtype=kind)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.training = inputs[5]
-    ctx.save_for_backward(inputs[0], inputs[1], output[1], output[2])
+def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
+    raise no_second_derivatives("batch_norm")
 
 
-def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad
-    if dy is None:
-        return (None,) * 8
-    input, weight, mean, invstd = ctx.saved_tensors
-    dx, dweight, dbias = _batch_norm_backward(dy, input, weight, mean, invstd, ctx.training, needs[0])
-    return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, *(None,) * 5
-
-
-_batch_norm = differentiable("batch_norm", _operator, _backward, _setup_context)
-
-
-@torch.library.custom_op(
-    "onepass::batch_norm_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor dy, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, bool input_gradient) "
+@operator(
+    "batch_norm_backward",
+    "(Tensor dy, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, bool input_gradient) "
     "-> (Tensor, Tensor, Tensor)",
+    _empty_gradients,
+    _backward_of_backward,
 )
-def _backward_operator(
+def _batch_norm_backward(
     dy: Tensor,
     input: Tensor,
     weight: Tensor | None,
@@ -227,25 +242,3 @@ def _backward_operator(
         dbeta, dgamma = kernels.batch_norm_backward_sums(array(dy), array(input), gamma, saved, dtype=bits(input))
         dgamma = dgamma * saved.invstd
     return dx, dweight.copy_(torch.from_numpy(dgamma)), dbias.copy_(torch.from_numpy(dbeta))
-
-
-@_backward_operator.register_fake
-def _empty_gradients(
-    dy: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    mean: Tensor,
-    invstd: Tensor,
-    training: bool,
-    input_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kind = computed_dtype(input.dtype) if weight is None else weight.dtype
-    dx = torch.empty_like(input) if input_gradient else input.new_empty(0)
-    return dx, input.new_empty(input.shape[1], dtype=kind), input.new_empty(input.shape[1], dtype=kind)
-
-
-def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
-    raise no_second_derivatives("batch_norm")
-
-
-_batch_norm_backward = differentiable("batch_norm_backward", _backward_operator, _backward_of_backward)

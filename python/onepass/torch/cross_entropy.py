@@ -20,7 +20,7 @@ from onepass.torch._operands import (
     needs_gradient,
     optional_array,
 )
-from onepass.torch._transforms import differentiable, vmap_loop
+from onepass.torch._operators import operator, vmap_loop
 
 _INSTEAD = "torch.nn.functional.cross_entropy"
 
@@ -142,44 +142,6 @@ def loss_of_nothing(reduction: str) -> float:
     return float("nan") if reduction == "mean" else 0.0
 
 
-@torch.library.custom_op(
-    "onepass::cross_entropy",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor input, Tensor target, Tensor? weight, int ignore_index, str reduction, float label_smoothing, "
-    "float z_loss, bool keep_gradient) -> (Tensor, Tensor)",
-)
-def _operator(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-    keep_gradient: bool,
-) -> tuple[Tensor, Tensor]:
-    """Losses in the type that is computed in, and the gradient of their sum, like input or (0,)."""
-    loss, gradient = _empty_results(
-        input, target, weight, ignore_index, reduction, label_smoothing, z_loss, keep_gradient
-    )
-    if input.numel() == 0:
-        return loss.fill_(loss_of_nothing(reduction)), gradient
-    value, _ = kernels.softmax_cross_entropy(
-        array(input),
-        array(target),
-        optional_array(weight),
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        reduction,  # type: ignore[arg-type]
-        array(gradient) if keep_gradient else False,
-        dtype=bits(input),
-    )
-    return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), gradient
-
-
-@_operator.register_fake
 def _empty_results(
     input: Tensor,
     target: Tensor,
@@ -253,4 +215,40 @@ def _mass(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch
     return weights.flatten(1).sum(1)
 
 
-_cross_entropy = differentiable("cross_entropy", _operator, _backward, _setup_context, _vmap)
+@operator(
+    "cross_entropy",
+    "(Tensor input, Tensor target, Tensor? weight, int ignore_index, str reduction, float label_smoothing, "
+    "float z_loss, bool keep_gradient) -> (Tensor, Tensor)",
+    _empty_results,
+    _backward,
+    _setup_context,
+    _vmap,
+)
+def _cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    keep_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Losses in the type that is computed in, and the gradient of their sum, like input or (0,)."""
+    loss, gradient = _empty_results(
+        input, target, weight, ignore_index, reduction, label_smoothing, z_loss, keep_gradient
+    )
+    if input.numel() == 0:
+        return loss.fill_(loss_of_nothing(reduction)), gradient
+    value, _ = kernels.softmax_cross_entropy(
+        array(input),
+        array(target),
+        optional_array(weight),
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,  # type: ignore[arg-type]
+        array(gradient) if keep_gradient else False,
+        dtype=bits(input),
+    )
+    return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), gradient

@@ -18,7 +18,7 @@ from onepass.torch._operands import (
     needs_gradient,
     optional_array,
 )
-from onepass.torch._transforms import differentiable
+from onepass.torch._operators import operator
 from onepass.torch.cross_entropy import check_class_weight, check_reduction, check_target, loss_of_nothing
 
 _INSTEAD = "torch.nn.functional.linear and cross_entropy"
@@ -129,51 +129,6 @@ _ARGUMENTS = (
 )
 
 
-@torch.library.custom_op(
-    "onepass::linear_cross_entropy",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_ARGUMENTS}, bool keep_input, bool keep_weight, bool keep_bias) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _operator(
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-    keep_input: bool,
-    keep_weight: bool,
-    keep_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, and the gradients of their sum by input, linear_weight and linear_bias, each like it or (0,)."""
-    results = _empty_results(
-        input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, z_loss,
-        keep_input, keep_weight, keep_bias,
-    )  # fmt: skip
-    loss, *gradients = results
-    if input.shape[0] == 0:
-        return loss.fill_(loss_of_nothing(reduction)), *(gradient.zero_() for gradient in gradients)
-    keep = (keep_input, keep_weight, keep_bias)
-    value, *_ = kernels.linear_cross_entropy(
-        array(_dense_rows(input)),
-        array(_dense_rows(linear_weight)),
-        optional_array(linear_bias),
-        array(target),
-        optional_array(weight),
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        reduction,  # type: ignore[arg-type]
-        *(array(gradient) if kept else False for gradient, kept in zip(gradients, keep, strict=True)),
-    )
-    return (torch.from_numpy(value) if reduction == "none" else loss.fill_(value)), *gradients
-
-
-@_operator.register_fake
 def _empty_results(
     input: Tensor,
     linear_weight: Tensor,
@@ -220,17 +175,84 @@ def _backward(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Tensor | None, 
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *(None,) * 9
 
 
-_linear_cross_entropy = differentiable("linear_cross_entropy", _operator, _backward, _setup_context)
-
-
-@torch.library.custom_op(
-    "onepass::linear_cross_entropy_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor factor, {_ARGUMENTS}, bool need_input, bool need_weight, bool need_bias) "
-    "-> (Tensor, Tensor, Tensor)",
+@operator(
+    "linear_cross_entropy",
+    f"({_ARGUMENTS}, bool keep_input, bool keep_weight, bool keep_bias) -> (Tensor, Tensor, Tensor, Tensor)",
+    _empty_results,
+    _backward,
+    _setup_context,
 )
-def _rows_backward(
+def _linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    keep_input: bool,
+    keep_weight: bool,
+    keep_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, and the gradients of their sum by input, linear_weight and linear_bias, each like it or (0,)."""
+    loss, dinput, dweight, dbias = _empty_results(
+        input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, z_loss,
+        keep_input, keep_weight, keep_bias,
+    )  # fmt: skip
+    if input.shape[0] == 0:
+        return loss.fill_(loss_of_nothing(reduction)), dinput, dweight.zero_(), dbias.zero_()
+    value, *_ = kernels.linear_cross_entropy(
+        array(_dense_rows(input)),
+        array(_dense_rows(linear_weight)),
+        optional_array(linear_bias),
+        array(target),
+        optional_array(weight),
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,  # type: ignore[arg-type]
+        array(dinput) if keep_input else False,
+        array(dweight) if keep_weight else False,
+        array(dbias) if keep_bias else False,
+    )
+    return torch.from_numpy(value) if reduction == "none" else loss.fill_(value), dinput, dweight, dbias
+
+
+def _empty_gradients(
+    factor: Tensor,
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        input.new_empty(input.shape if need_input else 0),
+        input.new_empty(linear_weight.shape if need_weight else 0),
+        input.new_empty(linear_weight.shape[:1] if need_bias else 0),
+    )
+
+
+def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
+    raise no_second_derivatives("linear_cross_entropy")
+
+
+@operator(
+    "linear_cross_entropy_backward",
+    f"(Tensor factor, {_ARGUMENTS}, bool need_input, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    _empty_gradients,
+    _backward_of_backward,
+)
+def _linear_cross_entropy_backward(
     factor: Tensor,
     input: Tensor,
     linear_weight: Tensor,
@@ -268,33 +290,3 @@ def _rows_backward(
         if need_bias:
             dbias += logits.sum(0)
     return dinput, dweight, dbias
-
-
-@_rows_backward.register_fake
-def _empty_gradients(
-    factor: Tensor,
-    input: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    z_loss: float,
-    need_input: bool,
-    need_weight: bool,
-    need_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        input.new_empty(input.shape if need_input else 0),
-        input.new_empty(linear_weight.shape if need_weight else 0),
-        input.new_empty(linear_weight.shape[:1] if need_bias else 0),
-    )
-
-
-def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
-    raise no_second_derivatives("linear_cross_entropy")
-
-
-_linear_cross_entropy_backward = differentiable("linear_cross_entropy_backward", _rows_backward, _backward_of_backward)

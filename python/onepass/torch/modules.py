@@ -27,11 +27,12 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def _mean_over_batches(self, input: Tensor) -> Tensor:
         # The number of batches stays a tensor, so that torch.compile need not break off to read it.
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        y = batch_norm(input, mean, var, self.weight, self.bias, True, 1.0, self.eps)
-        share = self.num_batches_tracked.double().reciprocal()
-        self.running_mean.lerp_(mean, share.to(mean.dtype))
-        self.running_var.lerp_(var, share.to(var.dtype))
+        running: Any = self.running_mean, self.running_var
+        batch = [torch.zeros_like(statistic) for statistic in running]
+        y = batch_norm(input, batch[0], batch[1], self.weight, self.bias, True, 1.0, self.eps)
+        number: Any = self.num_batches_tracked
+        for statistic, new in zip(running, batch, strict=True):
+            statistic.lerp_(new, number.double().reciprocal().to(new.dtype))
         return y
 
 

@@ -49,9 +49,6 @@ def restore_modules(model: torch.nn.Module) -> list[str]:
     Raises:
         ValueError: a CrossEntropyLoss with z_loss, which torch has not; nothing was restored.
     """
-    for name, module in model.named_modules():
-        if type(module) is CrossEntropyLoss and module.z_loss != 0.0:
-            raise ValueError(f"{name or 'model'}: has z_loss={module.z_loss}, which torch's has not; set it to 0 first")
     return _change(model, _TORCHS)
 
 
@@ -59,11 +56,12 @@ def _change(model: torch.nn.Module, classes: dict[type[torch.nn.Module], type[to
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     found = [(name, module) for name, module in model.named_modules() if type(module) in classes]
-    if classes is _OURS:
-        for name, module in found:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if tensor.device.type != "cpu":
-                    raise ValueError(f"{name or 'model'}: is on {tensor.device}, expected the CPU; move it with .cpu()")
+    for name, module in found:
+        if isinstance(module, CrossEntropyLoss) and module.z_loss != 0.0:
+            raise ValueError(f"{name or 'model'}: has z_loss={module.z_loss}, which torch's has not; set it to 0 first")
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if classes is _OURS and tensor.device.type != "cpu":
+                raise ValueError(f"{name or 'model'}: is on {tensor.device}, expected the CPU; move it with .cpu()")
     for _, module in found:
         module.__class__ = classes[type(module)]
     return [name for name, _ in found]
