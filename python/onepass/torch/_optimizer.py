@@ -63,6 +63,8 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[type[optim.Optimizer]]
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count beside the states."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Numbers that torch keeps beside the states, and that follow from the options and the step count."""
     eager: ClassVar[bool] = False
     """Whether torch makes the states when the optimizer is made."""
     whole_tensors: ClassVar[bool] = False
@@ -100,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._arguments_given
 
     def _beside(self, step: int, group: Mapping[str, Any]) -> dict[str, float]:
-        """Numbers that torch keeps beside the states, and that follow from the options and the step count."""
+        """The numbers beside the states of a parameter that has made so many steps."""
         return {}
 
     # ---- what a user calls
@@ -147,6 +149,8 @@ class Optimizer(torch.optim.Optimizer):
             bound.check_options()
         for bound, addresses in zip(bounds, grads, strict=True):
             bound.step(addresses, grad_scale)
+            if self.beside:
+                self._write_beside(bound)
             if bound.unwritten:
                 self._write(bound)
         self.last_step = StepInfo(norm, False)
@@ -180,7 +184,6 @@ class Optimizer(torch.optim.Optimizer):
                 "state_dtype: 8-bit blocks of DTensors are of a shard, and have no place in a dictionary of whole "
                 "tensors; use 'bfloat16'"
             )
-        self._refresh()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -212,7 +215,6 @@ class Optimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refresh()
         own = {name: getattr(self, name) for name in ("_arguments_given", "_max_norm", "_max_value")}
         return {**super().__getstate__(), **own}
 
@@ -342,7 +344,10 @@ class Optimizer(torch.optim.Optimizer):
         for arrays in found:
             if "lower" in arrays:
                 arrays["lower"] = arrays["lower"].view(np.uint16)
-        return Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
+        bound = Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
+        bound.beside = {name: torch.ones(len(params), dtype=scalar_type()) for name in self.beside}
+        self._write_beside(bound)
+        return bound
 
     def _write(self, bound: Bound) -> None:
         """Give self.state what it lacks, of parameters that have made a step."""
@@ -360,9 +365,8 @@ class Optimizer(torch.optim.Optimizer):
             entry = self.state[param]
             if counted:
                 entry["step"] = bound.steps[i]
-            for name, value in self._beside(steps, bound.options_of(i)).items():
-                if name not in entry:
-                    entry[name] = torch.tensor(value, dtype=scalar_type())
+            for name in self.beside:
+                entry[name] = bound.beside[name][i]
             for name, values in kept.items():
                 if names[name] not in entry:
                     entry[names[name]] = tensor_of(values, param, bfloat16=name in update.states)
@@ -371,13 +375,13 @@ class Optimizer(torch.optim.Optimizer):
         bound.unwritten = left
         self._states = self._all_states()
 
-    def _refresh(self) -> None:
-        """Bring up to date what torch keeps beside the states."""
-        for bound in self._bounds or []:
-            for i, (param, steps) in enumerate(zip(bound.params, bound.plan.steps, strict=True)):
-                for name, value in self._beside(steps, bound.options_of(i)).items():
-                    if name in self.state.get(param, {}):
-                        self.state[param][name].fill_(value)
+    def _write_beside(self, bound: Bound) -> None:
+        known: dict[tuple[int, int], dict[str, float]] = {}
+        for i, (at, step) in enumerate(zip(bound.group_of, bound.plan.steps, strict=True)):
+            if (at, step) not in known:
+                known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
+            for name, value in known[at, step].items():
+                bound.beside[name][i] = value
 
 
 def _number(name: str, value: Any) -> Any:
