@@ -27,7 +27,7 @@ Addresses = list[int | None]
 def _increments_lists() -> bool:
     try:
         torch._C._increment_version([])
-    except TypeError:  # torch 2.4 takes one tensor
+    except (TypeError, RuntimeError):  # torch 2.4 takes one tensor
         return False
     return True
 

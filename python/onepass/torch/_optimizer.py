@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from onepass.torch._bound import Addresses, Bound
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 NEWER = {"maximize": False, "nesterov": False, "decoupled_weight_decay": False}
 """Options that dictionaries of an older torch lack."""
 _CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
+_not_traced = cast(Callable[[_Function], _Function], vars(torch)["_disable_dynamo"])  # torch.compile calls it as it is
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -123,6 +126,7 @@ class Optimizer(torch.optim.Optimizer):
     def max_value(self, value: float | None) -> None:
         self._max_value = None if value is None else check_limit("max_value", value)
 
+    @_not_traced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient.
 
@@ -291,7 +295,11 @@ class Optimizer(torch.optim.Optimizer):
         return list(chain.from_iterable([group["params"] for group in self.param_groups]))
 
     def _all_states(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self.state.values())))
+        entries = self.state.values()
+        try:
+            return list(chain.from_iterable(map(dict.values, entries)))
+        except TypeError:  # there are others than those of parameters
+            return list(chain.from_iterable([entry.values() for entry in entries if isinstance(entry, dict)]))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
@@ -339,7 +347,7 @@ class Optimizer(torch.optim.Optimizer):
         entries = [self.state.get(p) or {} for p in params]
         for i, (param, entry) in enumerate(zip(params, entries, strict=True)):
             check_axes(entry, array(local(param)), i)
-        found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if theirs in entry}
+        found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if entry.get(theirs) is not None}
                  for entry in entries]  # fmt: skip
         for arrays in found:
             if "lower" in arrays:
@@ -368,7 +376,7 @@ class Optimizer(torch.optim.Optimizer):
             for name in self.beside:
                 entry[name] = bound.beside[name][i]
             for name, values in kept.items():
-                if names[name] not in entry:
+                if entry.get(names[name]) is None:
                     entry[names[name]] = tensor_of(values, param, bfloat16=name in update.states)
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64)
@@ -377,11 +385,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def _write_beside(self, bound: Bound) -> None:
         known: dict[tuple[int, int], dict[str, float]] = {}
+        arrays = {name: numbers.numpy() for name, numbers in bound.beside.items()}
         for i, (at, step) in enumerate(zip(bound.group_of, bound.plan.steps, strict=True)):
             if (at, step) not in known:
                 known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
             for name, value in known[at, step].items():
-                bound.beside[name][i] = value
+                arrays[name][i] = value
 
 
 def _number(name: str, value: Any) -> Any:
@@ -390,6 +399,8 @@ def _number(name: str, value: Any) -> Any:
         if value.numel() != 1:
             raise ValueError(f"{name}: expected a number or a tensor of one element, got a tensor {tuple(value.shape)}")
         return value.item()
+    if callable(value):
+        raise TypeError(f"{name}: expected a number, got {value!r}; schedules are torch.optim.lr_scheduler's here")
     return tuple([_number(name, one) for one in value]) if isinstance(value, (tuple, list)) else value
 
 
