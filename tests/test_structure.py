@@ -239,9 +239,13 @@ def test_design_signatures():
         ),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError", "BinaryCrossEntropyWithLogits", "Huber", "SmoothL1"]),
         ("onepass.trainer", ["Trainer"]),
+        ("onepass.torch", ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]),
+        ("onepass.torch", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
     ],
 )
 def test_design_names(module, names):
+    if module == "onepass.torch":
+        pytest.importorskip("torch")
     assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []
 
 

@@ -176,6 +176,7 @@ class NAdam(Optimizer):
     """
 
     rule = optim.NAdam
+    beside = ("mu_product",)
 
     def __init__(
         self,

@@ -63,6 +63,12 @@ class Adagrad(Optimizer):
         initial = self.defaults["initial_accumulator_value"]
         return {**super()._arguments(), "initial_accumulator_value": initial}
 
+    def share_memory(self) -> None:
+        """Move the sums into memory that other processes see."""
+        for entry in self.state.values():
+            entry["sum"].share_memory_()
+        self._bounds = None
+
 
 class RMSprop(Optimizer):
     """RMSProp: torch.optim.RMSprop's arguments and formula, see :class:`onepass.optim.RMSprop`.

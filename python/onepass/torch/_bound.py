@@ -27,7 +27,7 @@ Addresses = list[int | None]
 def _increments_lists() -> bool:
     try:
         torch._C._increment_version([])
-    except TypeError:  # torch 2.4 takes one tensor
+    except (TypeError, RuntimeError):  # torch 2.4 takes one tensor
         return False
     return True
 
@@ -98,7 +98,7 @@ class Bound:
         arguments: Mapping[str, Any],
     ) -> None:
         self.params: list[Tensor] = [p for group in groups for p in group["params"]]
-        self._group_of = [at for at, group in enumerate(groups) for _ in group["params"]]
+        self.group_of = [at for at, group in enumerate(groups) for _ in group["params"]]
         self.distributed = any(map(is_distributed, self.params))
         kind = on_tensors(cast(Any, rule))
         self.optimizer = kind.__new__(kind)
@@ -110,6 +110,7 @@ class Bound:
         self.steps = torch.tensor(steps, dtype=scalar_type())  # what torch shows of them; (number of parameters,)
         self._numbers = self.steps.numpy()
         self._known = self._numbers.tobytes()
+        self.beside: dict[str, Tensor] = {}  # other numbers that torch shows, each (number of parameters,)
         self.unwritten = list(range(len(self.params)))  # those whose states the caller has not been given
         self._addresses, self._strides = self._look()
         unseen: list[Any] = [None] * len(self.params)
@@ -127,10 +128,6 @@ class Bound:
     def kept(self, i: int) -> dict[str, Array]:
         """What a parameter has, by our names: states, master, lower."""
         return self.optimizer._kept(i)
-
-    def options_of(self, i: int) -> dict[str, Any]:
-        """Of the group of parameter i."""
-        return self.optimizer.param_groups[self._group_of[i]]
 
     def check_options(self) -> None:
         """Refuses what must not be; as the step would, but before another one has stepped."""

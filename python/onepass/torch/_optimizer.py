@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from onepass.torch._bound import Addresses, Bound
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 NEWER = {"maximize": False, "nesterov": False, "decoupled_weight_decay": False}
 """Options that dictionaries of an older torch lack."""
 _CLIP_EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
+_not_traced = cast(Callable[[_Function], _Function], vars(torch)["_disable_dynamo"])  # torch.compile calls it as it is
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -63,6 +66,8 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[type[optim.Optimizer]]
     counts_steps: ClassVar[bool] = True
     """Whether torch keeps a step count beside the states."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Numbers that torch keeps beside the states, and that follow from the options and the step count."""
     eager: ClassVar[bool] = False
     """Whether torch makes the states when the optimizer is made."""
     whole_tensors: ClassVar[bool] = False
@@ -100,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._arguments_given
 
     def _beside(self, step: int, group: Mapping[str, Any]) -> dict[str, float]:
-        """Numbers that torch keeps beside the states, and that follow from the options and the step count."""
+        """The numbers beside the states of a parameter that has made so many steps."""
         return {}
 
     # ---- what a user calls
@@ -121,6 +126,7 @@ class Optimizer(torch.optim.Optimizer):
     def max_value(self, value: float | None) -> None:
         self._max_value = None if value is None else check_limit("max_value", value)
 
+    @_not_traced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient.
 
@@ -147,6 +153,8 @@ class Optimizer(torch.optim.Optimizer):
             bound.check_options()
         for bound, addresses in zip(bounds, grads, strict=True):
             bound.step(addresses, grad_scale)
+            if self.beside:
+                self._write_beside(bound)
             if bound.unwritten:
                 self._write(bound)
         self.last_step = StepInfo(norm, False)
@@ -180,7 +188,6 @@ class Optimizer(torch.optim.Optimizer):
                 "state_dtype: 8-bit blocks of DTensors are of a shard, and have no place in a dictionary of whole "
                 "tensors; use 'bfloat16'"
             )
-        self._refresh()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -212,7 +219,6 @@ class Optimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refresh()
         own = {name: getattr(self, name) for name in ("_arguments_given", "_max_norm", "_max_value")}
         return {**super().__getstate__(), **own}
 
@@ -289,7 +295,11 @@ class Optimizer(torch.optim.Optimizer):
         return list(chain.from_iterable([group["params"] for group in self.param_groups]))
 
     def _all_states(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self.state.values())))
+        entries = self.state.values()
+        try:
+            return list(chain.from_iterable(map(dict.values, entries)))
+        except TypeError:  # there are others than those of parameters
+            return list(chain.from_iterable([entry.values() for entry in entries if isinstance(entry, dict)]))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
@@ -337,12 +347,15 @@ class Optimizer(torch.optim.Optimizer):
         entries = [self.state.get(p) or {} for p in params]
         for i, (param, entry) in enumerate(zip(params, entries, strict=True)):
             check_axes(entry, array(local(param)), i)
-        found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if theirs in entry}
+        found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if entry.get(theirs) is not None}
                  for entry in entries]  # fmt: skip
         for arrays in found:
             if "lower" in arrays:
                 arrays["lower"] = arrays["lower"].view(np.uint16)
-        return Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
+        bound = Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
+        bound.beside = {name: torch.ones(len(params), dtype=scalar_type()) for name in self.beside}
+        self._write_beside(bound)
+        return bound
 
     def _write(self, bound: Bound) -> None:
         """Give self.state what it lacks, of parameters that have made a step."""
@@ -360,24 +373,24 @@ class Optimizer(torch.optim.Optimizer):
             entry = self.state[param]
             if counted:
                 entry["step"] = bound.steps[i]
-            for name, value in self._beside(steps, bound.options_of(i)).items():
-                if name not in entry:
-                    entry[name] = torch.tensor(value, dtype=scalar_type())
+            for name in self.beside:
+                entry[name] = bound.beside[name][i]
             for name, values in kept.items():
-                if names[name] not in entry:
+                if entry.get(names[name]) is None:
                     entry[names[name]] = tensor_of(values, param, bfloat16=name in update.states)
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64)
         bound.unwritten = left
         self._states = self._all_states()
 
-    def _refresh(self) -> None:
-        """Bring up to date what torch keeps beside the states."""
-        for bound in self._bounds or []:
-            for i, (param, steps) in enumerate(zip(bound.params, bound.plan.steps, strict=True)):
-                for name, value in self._beside(steps, bound.options_of(i)).items():
-                    if name in self.state.get(param, {}):
-                        self.state[param][name].fill_(value)
+    def _write_beside(self, bound: Bound) -> None:
+        known: dict[tuple[int, int], dict[str, float]] = {}
+        arrays = {name: numbers.numpy() for name, numbers in bound.beside.items()}
+        for i, (at, step) in enumerate(zip(bound.group_of, bound.plan.steps, strict=True)):
+            if (at, step) not in known:
+                known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
+            for name, value in known[at, step].items():
+                arrays[name][i] = value
 
 
 def _number(name: str, value: Any) -> Any:
@@ -386,6 +399,8 @@ def _number(name: str, value: Any) -> Any:
         if value.numel() != 1:
             raise ValueError(f"{name}: expected a number or a tensor of one element, got a tensor {tuple(value.shape)}")
         return value.item()
+    if callable(value):
+        raise TypeError(f"{name}: expected a number, got {value!r}; schedules are torch.optim.lr_scheduler's here")
     return tuple([_number(name, one) for one in value]) if isinstance(value, (tuple, list)) else value
 
 

@@ -77,6 +77,7 @@ class ASGD(Optimizer):
     """
 
     rule = optim.ASGD
+    beside = ("eta", "mu")
 
     def __init__(
         self,

@@ -52,13 +52,11 @@ def tensor_of(values: Array, param: Tensor, bfloat16: bool) -> Tensor:
     return tensor
 
 
-def like_param(own: Tensor, param: Any) -> Tensor:
+def like_param(own: Tensor, param: Tensor) -> Tensor:
     """A DTensor placed as param is, of a local shard."""
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(
-        own, param.device_mesh, param.placements, run_check=False, shape=param.shape, stride=param.stride()
-    )
+    kind, like = cast(Any, type(param)), cast(Any, param)  # its class has moved between torch's versions
+    shaped = {"shape": param.shape, "stride": param.stride()}
+    return cast(Tensor, kind.from_local(own, like.device_mesh, like.placements, run_check=False, **shaped))
 
 
 def check_param(param: Tensor, name: str) -> None:
