@@ -129,7 +129,7 @@ def main() -> None:
     rows = {name: measured(training) for name, training in trainings.items()}
     print(f"\n{parameters} parameters, {settings.steps} steps of {settings.batch} x {settings.context} bytes, "
           f"{torch.get_num_threads()} threads\n\n{table(rows)}")  # fmt: skip
-    draw(trainings, rows).savefig(arguments.picture, dpi=150)
+    draw(trainings, rows).savefig(arguments.picture, dpi=130)
 
 
 if __name__ == "__main__":
