@@ -338,10 +338,24 @@ bool same_objects(const py::list& a, const py::list& b) {
   return same;
 }
 
+// Whether the values of a dictionary's dictionaries, in their order, are these objects; other values are passed over.
+bool same_values(const py::dict& entries, const py::list& objects) {
+  const Py_ssize_t count = PyList_GET_SIZE(objects.ptr());
+  Py_ssize_t seen = 0, outer = 0;
+  PyObject *key = nullptr, *entry = nullptr, *value = nullptr;
+  while (PyDict_Next(entries.ptr(), &outer, &key, &entry) != 0) {
+    if (!PyDict_Check(entry)) continue;
+    for (Py_ssize_t inner = 0; PyDict_Next(entry, &inner, &key, &value) != 0; ++seen)
+      if (seen == count || PyList_GET_ITEM(objects.ptr(), seen) != value) return false;
+  }
+  return seen == count;
+}
+
 }  // namespace
 
 void register_updates(py::module_& m) {
   m.def("same_objects", same_objects, py::arg("a"), py::arg("b"));
+  m.def("same_values", same_values, py::arg("entries"), py::arg("objects"));
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),
