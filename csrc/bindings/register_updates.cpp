@@ -101,8 +101,8 @@ class Plan {
     run(groups, grad_scale, max_value, threads);
   }
 
-  // The same with gradients that are named by their addresses, None for none: nothing is wrapped or kept alive. Each lies
-  // in memory as the array that show_grad was last given for it.
+  // The same with gradients that are named by their addresses, None for none: nothing is wrapped or kept alive. Each
+  // lies in memory as the array that show_grad was last given for it.
   void step_at(const py::list& addresses, const py::list& groups, double grad_scale, py::handle max_value,
                int threads) {
     set_addresses(addresses);
@@ -201,9 +201,7 @@ class Plan {
     seen.extents.insert(seen.extents.end(), array.strides(), array.strides() + array.ndim());
   }
 
-  std::string grad_name(std::size_t i) const {
-    return grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
-  }
+  std::string grad_name(std::size_t i) const { return grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]"; }
 
   void check_count(const py::list& grads) const {
     if (grads.size() != grads_.size())
