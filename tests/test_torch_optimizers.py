@@ -339,6 +339,39 @@ def test_a_parameter_that_moves_is_followed(rng):
     twins.check()
 
 
+def test_a_parameter_that_is_cut_where_it_lies():
+    p = torch.nn.Parameter(torch.ones(6))
+    optimizer = ours.SGD([p], lr=0.5)
+    memory = p.data
+    for n in (6, 4, 5):
+        p.data = memory[:n]
+        p.grad = torch.ones(n)
+        optimizer.step()
+    assert memory.tolist() == [-0.5, -0.5, -0.5, -0.5, 0.0, 0.5]
+    optimizer = ours.Adam([p])
+    optimizer.step()
+    p.data, p.grad = memory[:2], torch.ones(2)
+    with pytest.raises(ValueError, match="exp_avg: expected shape"):
+        optimizer.step()
+
+
+def test_a_first_step_that_is_skipped_is_not_made():
+    """SGD's buffer begins with the first gradient that counts, also where parameters were looked at anew."""
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
+    optimizer, twin = ours.SGD([p], max_norm=10.0, **options), torch.optim.SGD([q], **options)
+    p.grad = torch.full((3,), np.inf)
+    optimizer.step()
+    assert optimizer.last_step.skipped
+    assert not optimizer.state
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    for _ in range(2):
+        p.grad, q.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+        twin.step()
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 def test_states_that_are_replaced_are_followed(rng):
     twins = Twins("Adam", {"lr": 0.01}, dtype=np.float64)
     twins.step()

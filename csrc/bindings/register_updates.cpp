@@ -101,8 +101,8 @@ class Plan {
     run(groups, grad_scale, max_value, threads);
   }
 
-  // The same with gradients that are named by their addresses, None for none: nothing is wrapped or kept alive. Each lies
-  // in memory as the array that show_grad was last given for it.
+  // The same with gradients that are named by their addresses, None for none: nothing is wrapped or kept alive. Each
+  // lies in memory as the array that show_grad was last given for it.
   void step_at(const py::list& addresses, const py::list& groups, double grad_scale, py::handle max_value,
                int threads) {
     set_addresses(addresses);
@@ -201,9 +201,7 @@ class Plan {
     seen.extents.insert(seen.extents.end(), array.strides(), array.strides() + array.ndim());
   }
 
-  std::string grad_name(std::size_t i) const {
-    return grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
-  }
+  std::string grad_name(std::size_t i) const { return grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]"; }
 
   void check_count(const py::list& grads) const {
     if (grads.size() != grads_.size())
@@ -338,10 +336,24 @@ bool same_objects(const py::list& a, const py::list& b) {
   return same;
 }
 
+// Whether the values of a dictionary's dictionaries, in their order, are these objects; other values are passed over.
+bool same_values(const py::dict& entries, const py::list& objects) {
+  const Py_ssize_t count = PyList_GET_SIZE(objects.ptr());
+  Py_ssize_t seen = 0, outer = 0;
+  PyObject *key = nullptr, *entry = nullptr, *value = nullptr;
+  while (PyDict_Next(entries.ptr(), &outer, &key, &entry) != 0) {
+    if (!PyDict_Check(entry)) continue;
+    for (Py_ssize_t inner = 0; PyDict_Next(entry, &inner, &key, &value) != 0; ++seen)
+      if (seen == count || PyList_GET_ITEM(objects.ptr(), seen) != value) return false;
+  }
+  return seen == count;
+}
+
 }  // namespace
 
 void register_updates(py::module_& m) {
   m.def("same_objects", same_objects, py::arg("a"), py::arg("b"));
+  m.def("same_values", same_values, py::arg("entries"), py::arg("objects"));
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),

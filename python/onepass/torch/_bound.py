@@ -20,6 +20,7 @@ from onepass.torch._tensors import Array, array, check_grad, is_distributed, loc
 
 _address: Callable[[Tensor], int] = Tensor.data_ptr
 _stride: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
+_is_contiguous: Callable[[Tensor], bool] = Tensor.is_contiguous
 
 Addresses = list[int | None]
 
@@ -78,6 +79,10 @@ def on_tensors(rule: type[optim.Optimizer]) -> type[OnTensors]:
     return type(rule.__name__, (OnTensors, rule), {})
 
 
+class ReshapedError(Exception):
+    """A gradient has another shape than before, so that its parameter has: all must be looked at again."""
+
+
 class Bound:
     """Parameters of one update, and the optimizer on their memory.
 
@@ -112,18 +117,28 @@ class Bound:
         self._known = self._numbers.tobytes()
         self.beside: dict[str, Tensor] = {}  # other numbers that torch shows, each (number of parameters,)
         self.unwritten = list(range(len(self.params)))  # those whose states the caller has not been given
-        self._addresses, self._strides = self._look()
+        own = self._own()
+        self._addresses, self._strides = list(map(_address, own)), list(map(_stride, own))
+        self._gaps = [i for i, tensor in enumerate(own) if not tensor.is_contiguous()]
         unseen: list[Any] = [None] * len(self.params)
         self._held: list[Tensor | None] = []
         self._grads = (unseen, list(unseen), list(unseen))  # strides, shapes and types
 
-    def _look(self) -> tuple[list[int], list[tuple[int, ...]]]:
-        own = list(map(local, self.params)) if self.distributed else self.params
-        return list(map(_address, own)), list(map(_stride, own))
+    def _own(self) -> list[Tensor]:
+        """The parameters' parts in this process."""
+        return list(map(local, self.params)) if self.distributed else self.params
 
     def unchanged(self) -> bool:
-        """Whether the parameters lie where they lay, and nobody has changed a step count."""
-        return self._look() == (self._addresses, self._strides) and self._numbers.tobytes() == self._known
+        """Whether the parameters lie where they lay, and nobody has changed a step count.
+
+        Shapes are seen by those of the gradients; of parameters without gaps, these and the address say all.
+        """
+        own = self._own()
+        if list(map(_address, own)) != self._addresses or self._numbers.tobytes() != self._known:
+            return False
+        if not self._gaps:
+            return all(map(_is_contiguous, own))
+        return list(map(_stride, own)) == self._strides
 
     def kept(self, i: int) -> dict[str, Array]:
         """What a parameter has, by our names: states, master, lower."""
@@ -159,6 +174,8 @@ class Bound:
                 addresses.append(None)
                 continue
             address, *look = next(looks)
+            if seen[i][1] not in (None, look[1]):
+                raise ReshapedError
             if tuple(look) != seen[i]:
                 self._show(i, grad)
                 for kept, value in zip(self._grads, look, strict=True):

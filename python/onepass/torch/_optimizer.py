@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from onepass import optim
-from onepass._core import same_objects
+from onepass._core import same_objects, same_values
 from onepass._storage import memory_axes
 from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
-from onepass.torch._bound import Addresses, Bound
+from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
@@ -140,7 +140,11 @@ class Optimizer(torch.optim.Optimizer):
         bounds = self._bounds
         if bounds is None or not self._unchanged(bounds):
             bounds = self._bind()
-        grads = [bound.addresses() for bound in bounds]
+        try:
+            grads = [bound.addresses() for bound in bounds]
+        except ReshapedError:
+            bounds = self._bind()
+            grads = [bound.addresses() for bound in bounds]
         grad_scale, norm = 1.0, None
         if self._max_norm is not None:
             norm = self._norm(bounds, grads)
@@ -267,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        if not same_objects(self._all_members(), self._members) or not same_objects(self._all_states(), self._states):
+        if not same_objects(self._all_members(), self._members) or not same_values(self.state, self._states):
             return False
         for param in self._idle:
             if param.grad is not None:
@@ -295,11 +299,8 @@ class Optimizer(torch.optim.Optimizer):
         return list(chain.from_iterable([group["params"] for group in self.param_groups]))
 
     def _all_states(self) -> list[Any]:
-        entries = self.state.values()
-        try:
-            return list(chain.from_iterable(map(dict.values, entries)))
-        except TypeError:  # there are others than those of parameters
-            return list(chain.from_iterable([entry.values() for entry in entries if isinstance(entry, dict)]))
+        entries = [entry.values() for entry in self.state.values() if isinstance(entry, dict)]
+        return list(chain.from_iterable(entries))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
