@@ -447,6 +447,7 @@ X, LABELS, C = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(3
         (lambda: ours.batch_norm(X, None, None), ValueError, "running_mean: is missing"),
         (lambda: ours.batch_norm(X[:1], None, None, training=True), ValueError, "more than one value a channel"),
         (lambda: ours.batch_norm(X, C, C, training=True, momentum=2.0), ValueError, "momentum: expected"),
+        (lambda: ours.batch_norm(X, C, C, training=True, momentum=None), TypeError, "momentum: is None.*BatchNorm1d"),
         (lambda: ours.batch_norm(X, C, C.clone(), eps=-1.0), ValueError, "eps"),
     ],
 )
