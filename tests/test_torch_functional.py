@@ -261,7 +261,7 @@ def test_logits_may_be_overwritten_after_the_forward_pass():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
-def test_autocast_as_torch(kind, dtype):
+def test_autocast_as_torch(kind, dtype, calls):
     x = torch.randn(6, 5).to(dtype)
     target, weight = targets(kind, (6, 5), dtype), (torch.rand(5) + 0.5).to(dtype)
     results = []
@@ -272,7 +272,9 @@ def test_autocast_as_torch(kind, dtype):
         (loss * 0.5).backward()
         results.append((loss, leaf.grad))
     assert results[0][0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(*results)
+    close = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {}
+    torch.testing.assert_close(*results, **close)
+    assert calls[0][0].dtype == {torch.bfloat16: np.uint16, torch.float64: np.float64}.get(dtype, np.float32)
 
 
 # ---- batch_norm
@@ -447,6 +449,7 @@ X, LABELS, C = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(3
         (lambda: ours.batch_norm(X, None, None), ValueError, "running_mean: is missing"),
         (lambda: ours.batch_norm(X[:1], None, None, training=True), ValueError, "more than one value a channel"),
         (lambda: ours.batch_norm(X, C, C, training=True, momentum=2.0), ValueError, "momentum: expected"),
+        (lambda: ours.batch_norm(X, C, C, training=True, momentum=None), TypeError, "momentum: is None.*BatchNorm1d"),
         (lambda: ours.batch_norm(X, C, C.clone(), eps=-1.0), ValueError, "eps"),
     ],
 )

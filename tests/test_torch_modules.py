@@ -64,6 +64,19 @@ def test_batch_norm_without_statistics_in_evaluation(name):
     torch.testing.assert_close(*(layer(x) for layer in layers))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norm_that_stops_tracking(name):
+    """Its statistics stay, and still normalize in evaluation."""
+    layers = pair(name, 4)
+    for training in (True, False):
+        for layer in layers:
+            layer.track_running_stats = False
+        x = torch.randn(SHAPES[name])
+        results = [step(layer.train(training), x) for layer in layers]
+        torch.testing.assert_close(*results, rtol=2e-5, atol=1e-5)
+        assert not layers[0].running_mean.any()
+
+
 @pytest.mark.parametrize("parameters", [torch.bfloat16, torch.float32], ids=str)
 def test_batch_norm_in_bfloat16(parameters):
     layers = [layer.to(parameters) for layer in pair("BatchNorm2d", 4)]

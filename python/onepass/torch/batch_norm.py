@@ -66,6 +66,8 @@ def batch_norm(
     >>> mean.numpy().round(3).tolist(), var.numpy().round(3).tolist()
     ([0.2], [1.1])
     """
+    if momentum is None:
+        raise TypeError("momentum: is None, expected a number; BatchNorm1d, 2d and 3d count batches, and take None")
     _check(input, running_mean, running_var, weight, bias, training)
     y, _, _, new_mean, new_var = _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
     if training and running_mean is not None and running_var is not None:

@@ -20,7 +20,8 @@ def replace_modules(model: torch.nn.Module) -> list[str]:
 
     Modules stay the objects that they are, and only their class changes: parameters, buffers, hooks, flags, names in
     state dicts, and what an optimizer or another module knows of them. Subclasses (SyncBatchNorm, lazy or parametrized
-    modules) are left alone, and so is what calls torch.nn.functional.
+    modules) are left alone, and so is what calls torch.nn.functional. What looks for torch's own classes (torch.fx,
+    fusion of layers, export to ONNX) wants them back first.
 
     Args:
         model: any module, itself one of those or with some inside.
