@@ -324,17 +324,19 @@ def test_a_parameter_that_moves_is_followed(rng):
             p.data = change(p.data)
         twins.step()
         twins.step()
-    square = twins.params[0]
-    square.data = square.data.clone()
+    twins.check()
+
+
+def test_a_square_parameter_that_is_transposed_where_it_lies():
+    twins = Twins("Adam", {"lr": 0.01}, shapes=[(6, 6), (4,)], dtype=np.float64)
     twins.step()
-    with torch.no_grad():  # the same address, other strides
-        address = square.data_ptr()
-        square.t_().t_()
-        values = square.data.clone()
-        square.data = square.data.t()
-        square.data.copy_(values)
-        assert square.data_ptr() == address
-        assert not square.is_contiguous()
+    square = twins.params[0]
+    address, values = square.data_ptr(), square.detach().clone()
+    square.data = square.data.t()
+    with torch.no_grad():
+        square.copy_(values)
+    assert square.data_ptr() == address
+    assert not square.is_contiguous()
     twins.step()
     twins.check()
 
@@ -385,6 +387,8 @@ def test_states_that_are_replaced_are_followed(rng):
         optimizer.state[params[3]]["step"].fill_(100.0)
         optimizer.state[params[3]]["exp_avg_sq"].mul_(3.0)
     twins.step()
+    for optimizer, params in ((twins.optimizer, twins.params), (twins.twin, twins.twins)):
+        optimizer.state[params[1]]["step"].fill_(2.0)
     twins.step()
     twins.check()
     assert_same_states(twins.optimizer, twins.twin, 1e-12)
