@@ -20,11 +20,13 @@ from landscape_functions import (
     scaled,
 )
 
+from onepass.landscape import curvature
 from onepass.landscape.critical import CriticalPoint, check_result, critical_point
 from onepass.landscape.curvature import Curvature, End
 from onepass.landscape.lanczos import lanczos, ritz
 from onepass.landscape.minimum_ratio import share_above
 from onepass.landscape.operators import hessian
+from onepass.landscape.spectrum import Eigenpairs
 from onepass.landscape.verdict import judge
 
 scipy_optimize = pytest.importorskip("scipy.optimize")
@@ -331,13 +333,31 @@ def test_definite_with_many_parameters(sign, verdict, ratio):
     assert (report.minimum_ratio, report.minimum_ratio_error) == (ratio, 0.0)
 
 
-def test_lanczos_goes_on_where_a_sign_is_open():
-    """Eigenvalues crowd at the small end: the residual of a coarse pair is larger than the smallest one."""
-    f, hessian_ = quadratic(np.geomspace(1e-4, 1, 100), rotation_seed=6)
-    f = Counted(f, hessian_vector=lambda theta, v: hessian_ @ v)
-    report = critical_point(f, np.zeros(100), dense=False)
-    assert report.verdict == "local minimum", str(report)
-    assert report.smallest_error < 1e-4
+@pytest.mark.parametrize(
+    ("smallest", "residuals", "tried", "verdict"),
+    [
+        (1e-2, [1e-3], 1, "local minimum"),
+        (1e-5, [1e-3, 1e-6], 2, "local minimum"),
+        (1e-5, [1e-3, 1e-4, 0.5], 3, "undecided"),
+        (1e-5, [1e-3, 1e-4, 1e-12], 3, "local minimum"),
+        (-1e-5, [1e-3], 1, "saddle point"),
+    ],
+)
+def test_lanczos_goes_on_where_a_sign_is_open(smallest, residuals, tried, verdict, monkeypatch):
+    """Pairs with the residuals that a solver with less and less tolerance would leave, and one that gives up."""
+    tolerances = []
+
+    def pairs(operator, tolerance, **options):
+        tolerances.append(tolerance)
+        residual = np.array([residuals[len(tolerances) - 1], 0.0])
+        return Eigenpairs(np.array([smallest, 1.0]), np.eye(N)[:, [0, -1]], residual, residual + 1e-14)
+
+    monkeypatch.setattr(curvature, "eigenpairs", pairs)
+    report = critical_point(quadratic(np.r_[smallest, np.ones(N - 1)])[0], np.zeros(N), samples=0)
+    assert report.verdict == verdict, str(report)
+    assert tolerances == sorted(tolerances, reverse=True)
+    assert len(tolerances) == tried
+    assert report.smallest_error < 1.1 * min(residuals) + 1e-12 or smallest < 0
 
 
 def test_one_negative_eigenvalue_of_many_is_found():
