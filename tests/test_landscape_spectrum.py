@@ -72,6 +72,7 @@ def test_eigenpairs_of_a_function_are_within_their_errors(n, noise):
     assert (np.abs(found.values - expected) <= found.errors).all()
     residuals = np.linalg.norm(a @ found.vectors - found.values * found.vectors, axis=0)
     assert (residuals <= 2 * found.errors).all()
+    assert (found.errors > found.residuals + noise).all()  # the products' own error is in it
     assert found.errors.max() < (1e-2 if noise == 1e-5 else 1e-4 if noise else 1e-6)
 
 
@@ -101,6 +102,13 @@ def test_a_small_problem_that_arpack_gives_up_on_is_solved_whole():
     found = landscape.eigenpairs(symmetric(values), top=2, bottom=1, restarts=1)
     assert found.converged
     np.testing.assert_allclose(found.values, values[[0, -2, -1]], atol=1e-12)
+
+
+def test_large_operators_converge_where_eigenvalues_are_zero():
+    values = np.r_[np.zeros(2000), np.linspace(1, 5, 1000)]
+    found = landscape.eigenpairs(sparse.diags(values).tocsr(), top=0, bottom=2)
+    assert found.converged
+    np.testing.assert_allclose(found.values, [0.0, 0.0], atol=1e-12)
 
 
 def test_what_did_not_converge_is_said_and_still_useful():
