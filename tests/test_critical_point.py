@@ -435,13 +435,16 @@ def test_a_report_is_a_theta():
     [
         ({"gtol": -1.0}, "gtol is -1.0, expected a finite number >= 0"),
         ({"gtol": np.nan}, "gtol is nan"),
-        ({"samples": -1}, "samples is -1, expected an integer >= 0"),
-        ({"steps": 1}, "steps is 1, expected an integer >= 2"),
-        ({"samples": 2.5}, "samples is 2.5"),
+        ({"gtol": "small"}, "gtol is 'small', expected a finite number"),
+        ({"dense": "yes"}, "dense is 'yes', expected True, False, or None"),
+        ({"samples": -1}, "samples is -1, expected >= 0"),
+        ({"steps": 1}, "steps is 1, expected >= 2"),
+        ({"samples": 2.5}, "samples is 2.5, expected an integer"),
+        ({"seed": -1}, "seed is -1, expected >= 0"),
     ],
 )
 def test_errors(options, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         critical_point(FOUR_WELLS, np.ones(2), **options)
 
 

@@ -273,6 +273,20 @@ def test_the_last_digits_where_the_loss_is_all_rounding():
     np.testing.assert_allclose(np.abs(result.theta), 1.0, atol=1e-7)
 
 
+@ALL
+def test_a_loss_in_float32(method):
+    """Its rounding hides the last steps from every line search; the gradient is small enough all the same."""
+
+    def f(theta):
+        loss, gradient = QUARTIC_SADDLE(theta.astype(np.float32))
+        return float(np.float32(loss)), gradient.astype(np.float32).astype(np.float64)
+
+    result = escape(f, np.zeros(2), method=method)
+    assert result.success, str(result)
+    assert result.iterations < 200
+    np.testing.assert_allclose(np.abs(result.theta), [0, np.sqrt(2)], atol=1e-4)
+
+
 def test_what_the_function_offers_is_used():
     def product(theta, v):
         return np.array([2.0, -2 + 3 * theta[1] ** 2]) * v
@@ -347,8 +361,10 @@ def test_long_paths_are_thinned():
     ("options", "error", "text"),
     [
         ({"method": "newton"}, ValueError, "method is 'newton', expected one of 'negative curvature', 'perturbed', "),
-        ({"max_iterations": 0}, ValueError, "max_iterations is 0, expected an integer >= 1"),
-        ({"max_iterations": 2.0}, ValueError, r"max_iterations is 2\.0"),
+        ({"max_iterations": 0}, ValueError, "max_iterations is 0, expected >= 1"),
+        ({"max_iterations": 2.0}, TypeError, r"max_iterations is 2\.0, expected an integer"),
+        ({"seed": 1.5}, TypeError, r"seed is 1\.5, expected an integer"),
+        ({"radius": "small"}, ValueError, "radius is 'small', expected a finite number > 0"),
         ({"radius": 0.0}, ValueError, r"radius is 0\.0, expected a finite number > 0"),
         ({"gtol": -1.0}, ValueError, r"gtol is -1\.0"),
         ({"report": "saddle"}, TypeError, "report is 'saddle', expected what critical_point"),
