@@ -9,6 +9,7 @@ SciPy, matplotlib and torch are imported when something needs them.
 """
 
 from onepass.landscape.critical import CriticalPoint, check_result, critical_point
+from onepass.landscape.directions import Directions, directions_between, pca, random_direction
 from onepass.landscape.escape import Escape, escape
 from onepass.landscape.gradients import GradientCheck, gradient_check
 from onepass.landscape.models import from_model
@@ -21,20 +22,25 @@ from onepass.landscape.operators import (
 )
 from onepass.landscape.spectrum import Eigenpairs, eigenpairs
 from onepass.landscape.stochastic import Estimate, SpectralDensity, spectral_density, trace
+from onepass.landscape.surfaces import Line, Plane, line, plane
 from onepass.landscape.taylor import Taylor, taylor
 from onepass.landscape.torch_module import from_torch
 
 __all__ = [
     "CriticalPoint",
+    "Directions",
     "Eigenpairs",
     "Escape",
     "Estimate",
     "GradientCheck",
     "HessianVectorProduct",
+    "Line",
+    "Plane",
     "SpectralDensity",
     "Taylor",
     "check_result",
     "critical_point",
+    "directions_between",
     "eigenpairs",
     "escape",
     "from_model",
@@ -44,6 +50,10 @@ __all__ = [
     "hessian",
     "hessian_operator",
     "hessian_vector_product",
+    "line",
+    "pca",
+    "plane",
+    "random_direction",
     "spectral_density",
     "taylor",
     "trace",

@@ -33,8 +33,8 @@ def from_model(model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> 
     -------
     ModelFunction
         ``f(theta) -> (loss, gradient)`` with ``theta``, the model's parameters (n,) float64; ``shapes``;
-        ``loss(theta)``, without backward; ``gauss_newton_vector(theta, v)``; ``assign(theta)``. theta is in the order
-        of ``model.parameters()``.
+        ``loss(theta)``, without backward; ``gauss_newton_vector(theta, v)``; ``copy()``; ``assign(theta)``. theta is in
+        the order of ``model.parameters()``.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def from_model(model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> 
 
 
 class ModelFunction:
-    """What `from_model` returns. Not for several threads at once: each needs a ``copy.deepcopy``."""
+    """What `from_model` returns. Not for several threads at once: each needs a `copy`."""
 
     def __init__(self, model: Any, loss: Any, x: Any, y: Any, training: bool = True) -> None:
         lacking = [
@@ -128,6 +128,10 @@ class ModelFunction:
         self._forward(theta)  # what backward needs
         product: Array = self._backward(bent * size) * norm
         return product
+
+    def copy(self) -> ModelFunction:
+        """An independent function of the same values, for another thread; rows and caller's model are shared."""
+        return copy.deepcopy(self, {id(shared): shared for shared in (self._x, self._y, self._callers)})
 
     def assign(self, theta: Theta) -> None:
         """Writes ``theta``, rounded to the parameters' type, into the model that `from_model` was given."""
