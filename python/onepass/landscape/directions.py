@@ -247,7 +247,7 @@ def pca(trajectory: Any, components: int = 2) -> Directions:
     >>> path = np.array([[4.0, 2.0], [2.0, 0.0], [0.0, 0.0]])
     >>> found = pca(path)
     >>> found.explained_variance_ratio.round(3)
-    array([0.947, 0.053])
+    array([0.971, 0.029])
     """
     points = points_of("trajectory", trajectory)
     if isinstance(components, bool) or not isinstance(components, (int, np.integer)):
