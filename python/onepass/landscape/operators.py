@@ -63,7 +63,7 @@ def hessian_vector_product(f: Any, theta: Theta, v: Theta) -> HessianVectorProdu
     theta, v : array (n,) float64, or lists of float64 arrays
         ``v`` in theta's structure or flat; its length does not matter.
 
-    5 gradients as a rule, at most 49; 1 product where f has them.
+    5 gradients as a rule, at most 53; 1 product where f has them.
 
     Raises
     ------

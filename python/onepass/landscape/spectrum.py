@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -16,6 +17,7 @@ from onepass.landscape.operators import hessian_operator
 __all__ = ["Eigenpairs", "as_operator", "check_count", "dense", "eigenpairs", "products"]
 
 DENSE = 64  # rows up to which all eigenvalues are computed
+RESCUE = 2048  # rows up to which they are computed if ARPACK finds too few
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Eigenpairs:
     errors : array (k,)
         The residual and the estimated error of the product that it was computed with: the same said honestly.
     converged : bool
-        False if ARPACK gave up on some; ``message`` then says how many, and their residuals are large.
+        False if ARPACK gave up on some; ``message`` then says on how many, and the residuals how good they are.
     """
 
     values: Array
@@ -72,8 +74,9 @@ def eigenpairs(
     tolerance : float, default 1e-8
         Of ARPACK, relative to the larger eigenvalues of the operator; raised to what the products' error allows.
     restarts : int, default 100
-        ARPACK gives up after so many at either end. What it has not found is then replaced by the best of one Lanczos
-        run, and ``converged`` is False.
+        ARPACK gives up after so many at either end. Up to 2048 parameters all pairs are computed then, with LAPACK;
+        else it tries again with a tolerance of 1e-4, the best of one Lanczos run are taken if that fails too, and
+        ``converged`` is False.
     seed : int, default 0
         Of the vector that ARPACK starts with. An eigenvector orthogonal to it would be missed.
 
@@ -113,8 +116,12 @@ def eigenpairs(
         if count:
             values, found = _arpack(operator, sign, size, count, start, tolerance, restarts)
             if found.shape[1] < count:
+                if n <= RESCUE:
+                    return _dense_pairs(operator, top, bottom)
                 failures.append(f"{found.shape[1]} of the {count} {end} eigenvalues converged in {restarts} restarts")
-                values, found = _one_run(operator, sign, count, start)
+                values, found = _arpack(operator, sign, size, count, start, max(math.sqrt(tolerance), 1e-4), restarts)
+                if found.shape[1] < count:
+                    values, found = _one_run(operator, sign, count, start)
             size = max(size, float(np.abs(values).max()))
             vectors.append(found)
     return _rayleigh_ritz(operator, np.concatenate(vectors, axis=1), failures)
@@ -186,6 +193,8 @@ def _arpack(
 
     n = start.size
     steps = min(n, max(2 * count + 1, 32))
+    if n <= RESCUE:  # not many more products than the dense matrix would take
+        restarts = min(restarts, 1 + n // (steps - count))
     moved = linalg.LinearOperator((n, n), shifted, dtype=np.float64)
     try:
         values, vectors = linalg.eigsh(moved, count, which="LA", v0=start, ncv=steps, tol=tolerance, maxiter=restarts)

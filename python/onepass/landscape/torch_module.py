@@ -25,7 +25,7 @@ def from_torch(module: Any, loss: Any, x: Any, y: Any) -> TorchFunction:
     loss : callable
         ``loss(prediction, y)``, a scalar tensor: a function or a module of torch.
     x, y : tensors or arrays
-        All rows at once. Floating-point numbers become float64.
+        All rows at once. Floating-point numbers become float64, integers int64.
 
     Returns
     -------
@@ -160,7 +160,7 @@ class TorchFunction:
 def _tensor(torch: Any, name: str, value: Any) -> Any:
     tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
     if not tensor.is_floating_point():
-        return tensor
+        return tensor.to(torch.int64)  # what torch's losses take for classes
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or inf: repair the data")
     return tensor.to(torch.float64)
