@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from onepass.landscape.curvature import Curvature, curvature, unknown
+from onepass.landscape.curvature import at_the_critical_point, curvature, unknown
+from onepass.landscape.differences import EPS
 from onepass.landscape.function import Array, Function, Theta
 from onepass.landscape.minimum_ratio import minimum_ratio
 from onepass.landscape.verdict import Verdict, judge
 
 __all__ = ["CriticalPoint", "check_result", "critical_point"]
 
-EPS = float(np.finfo(np.float64).eps)
 DENSE = 300  # parameters up to which the whole Hessian is computed
 GRADIENT_SHARE = 1e-5  # of the gradient a distance of one away; SciPy's BFGS stops at 1e-5
 NEARNESS = 1e-2  # how far away a critical point may be at most, by the stiffest curvature
@@ -29,7 +30,7 @@ _WHAT: dict[Verdict, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CriticalPoint:
     """The report of `critical_point`; ``print`` shows it.
 
@@ -47,15 +48,16 @@ class CriticalPoint:
         The extreme eigenvalues of the Hessian; NaN where it could not be computed.
     smallest_error, largest_error : float
         How far they may be off: the residual of the eigenpair (Lanczos), the error of the Hessian-vector products, the
-        asymmetry of a dense Hessian, and what curvature may change by on the way to the critical point itself.
+        Hessian's asymmetry; and if the gradient is small, but not zero, four times what curvature changes by on
+        Newton's step to the critical point itself, so that x**4 and x**3 are flat beside the origin, too.
     smallest_vector, largest_vector
         The eigenvectors, of norm 1, in theta's structure; from a saddle the loss falls along ``smallest_vector``.
     negative_curvature : bool
         Whether the smallest eigenvalue is certainly below zero. A Rayleigh quotient below zero proves it even where
         Lanczos has not converged.
     minimum_ratio, minimum_ratio_error : float
-        The share of eigenvalues that are positive beyond their error. Of a dense Hessian it is counted, and the error is
-        the share of those within the error of zero; else an estimate; NaN without one.
+        The share of eigenvalues that are positive beyond their error. Of a dense Hessian it is counted, and the error
+        is the share of those within the error of zero; else an estimate; NaN without one.
     eigenvalues : array (n,) or None
         Ascending, of a dense Hessian.
     scale : float
@@ -97,8 +99,10 @@ class CriticalPoint:
             f"  largest eigenvalue   {self.largest:.6g} ± {self.largest_error:.1e}",
         ]
         if not math.isnan(self.minimum_ratio):
-            error = f" ± {self.minimum_ratio_error:.2g}" if self.minimum_ratio_error else ""
-            lines.append(f"  minimum ratio        {self.minimum_ratio:.4g}{error} of the eigenvalues are positive")
+            share, error = f"{self.minimum_ratio:.4g}", f"{self.minimum_ratio_error:.2g}"
+            counted = f"{share} are positive, {error} zero within error"
+            estimated = f"{share} ± {error} are positive, by estimate"
+            lines.append(f"  minimum ratio        {estimated if self.eigenvalues is None else counted}")
         return "\n".join([*lines, f"  {self.message}"])
 
 
@@ -122,10 +126,10 @@ def critical_point(
         A flat float64 vector, a list of float64 arrays, or an object with such a ``.theta``; None: ``f.theta``.
     gtol : float, optional
         Norm of the gradient up to which the point counts as critical. The default measures it against the function
-        itself: 1e-5 sqrt(n) times the gradient's norm a distance of one away (the larger of those on two sides of theta, in
-        a random direction), which is SciPy's tolerance for a function whose curvature is about one; at most 0.01 times the
-        largest curvature at theta, so that the critical point may be within 0.01; and what changes the loss by less
-        than its rounding over a distance of one is no gradient in any case. Multiplying f by a constant changes no verdict.
+        itself, so that multiplying f by a constant changes no verdict: 1e-5 sqrt(n) times the gradient's norm a
+        distance of one away (the larger one of two sides, in a random direction), which is SciPy's 1e-5 where curvature
+        is about one; but at most 0.01 times the largest curvature at theta: a critical point is expected within 0.01.
+        What changes the loss by less than its rounding over a distance of one counts as no gradient in any case.
     dense : bool, optional
         Whether the whole Hessian is computed; None: up to 300 parameters. Else its ends come from SciPy's Lanczos.
     samples, steps : int
@@ -143,12 +147,12 @@ def critical_point(
         - "local minimum", "local maximum": all eigenvalues are positive (negative) by more than their error. Without
           a dense Hessian: as far as Lanczos found.
         - "saddle point": the smallest is negative and the largest positive by more than their errors.
-        - "degenerate": the eigenvalue that decides is zero within a small error, so that second derivatives do not tell a
-          minimum (x**4) from a saddle (x**3, a monkey saddle), from a valley of minima or a plateau.
+        - "degenerate": the eigenvalue that decides is zero within a small error, so that second derivatives do not tell
+          a minimum (x**4) from a saddle (x**3, a monkey saddle), from a valley of minima or a plateau.
         - "undecided": the errors are too large for any of these.
 
-    The Hessian costs n (dense) or some tens to hundreds of Hessian-vector products, each four gradients unless ``f`` has
-    ``hessian_vector``; if the critical point is not quite reached and badly conditioned, a second dense one follows.
+    The Hessian costs n (dense) or some tens to hundreds of Hessian-vector products, each 4 gradients unless ``f`` has
+    ``hessian_vector``, and up to 48 where differences are hard; beside a degenerate point a second dense one follows.
     The loss is only reported: whether the gradient belongs to it is what `gradient_check` tells.
 
     >>> def saddle(theta):
@@ -166,7 +170,7 @@ def critical_point(
     loss, gradient = function.loss_and_gradient(x)
     dense = n <= DENSE if dense is None else dense
     try:
-        curved = curvature(function, gradient, dense, seed)
+        curved = curvature(function, dense, seed)
     except FloatingPointError:
         curved = unknown(n)
     norm = float(np.linalg.norm(gradient))
@@ -174,6 +178,8 @@ def critical_point(
     distant = _gradient_at_a_distance(function, seed)
     if gtol is None:
         gtol = min(GRADIENT_SHARE * math.sqrt(n) * distant, NEARNESS * stiffest) + EPS * abs(loss)
+    if norm <= gtol:
+        curved = at_the_critical_point(function, gradient, curved, seed)
     scale = max(distant, stiffest)
     verdict, message = judge(norm, gtol, curved, scale)
     ratio, ratio_error = math.nan, math.nan
@@ -192,7 +198,7 @@ def critical_point(
         largest_error=curved.largest.error,
         smallest_vector=function.unflatten(curved.smallest.vector),
         largest_vector=function.unflatten(curved.largest.vector),
-        negative_curvature=curved.smallest.value + curved.smallest.proof < 0,
+        negative_curvature=bool(curved.smallest.value + curved.smallest.proof < 0),
         minimum_ratio=ratio,
         minimum_ratio_error=ratio_error,
         eigenvalues=curved.values,
@@ -225,8 +231,8 @@ def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
     missing = [name for name in ("x", "success", "message") if not hasattr(result, name)]
     if missing:
         raise TypeError(
-            f"result is {result!r:.60} without {', '.join(missing)}, expected what scipy.optimize.minimize returns; for "
-            "a point without a result call critical_point(f, theta)"
+            f"result is {result!r:.60} without {', '.join(missing)}, expected what scipy.optimize.minimize returns; "
+            "for a point without a result call critical_point(f, theta)"
         )
     x = np.atleast_1d(np.asarray(result.x, np.float64))
     if not np.isfinite(x).all():
@@ -241,19 +247,13 @@ def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
 
 
 def _gradient_at_a_distance(function: Function, seed: int) -> float:
-    """The larger norm on two sides, a distance of one away, or nearer where it is not finite there, then multiplied."""
+    """The larger norm on two sides, a distance of one away; where it is not finite there nearer, and in proportion."""
     unit = np.random.default_rng(seed).standard_normal(function.size)
     unit /= np.linalg.norm(unit)
     for distance in (1.0, 0.1, 0.01, 0.001):
-        norms = []
-        for side in (distance, -distance):
-            try:
-                with np.errstate(all="ignore"):
-                    norms.append(float(np.linalg.norm(function.gradient(function.x + side * unit))))
-            except FloatingPointError:
-                break
-        if len(norms) == 2:
-            return max(norms) / distance
+        sides = (function.x + distance * unit, function.x - distance * unit)
+        with np.errstate(all="ignore"), suppress(FloatingPointError):
+            return max(float(np.linalg.norm(function.gradient(x))) for x in sides) / distance
     return 0.0
 
 

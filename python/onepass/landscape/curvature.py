@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from onepass._extras import require
+from onepass.landscape.differences import EPS
 from onepass.landscape.function import Array, Function
 from onepass.landscape.operators import hessian, hessian_operator
-from onepass.landscape.spectrum import eigenpairs
+from onepass.landscape.spectrum import eigenpairs, products
 
-__all__ = ["Curvature", "End", "curvature", "hessian_at", "unknown"]
+__all__ = ["Curvature", "End", "at_the_critical_point", "curvature", "hessian_at", "unknown"]
 
-EPS = float(np.finfo(np.float64).eps)
-TOLERANCES = (1e-5, 1e-9)  # of Lanczos, against the norm of H; the second where the first leaves a sign open
-POWER_STEPS = 8  # to know the norm of H to its order of magnitude
+TOLERANCES = (1e-4, 1e-6, 1e-9)  # of Lanczos, against the norm of H; the next where one leaves a sign open
+PROBES = 3  # random vectors that tell whether H is symmetric
+KRYLOV = 20  # steps of MINRES
 CAUTION = 4.0  # times what the curvature changes by on the way to the critical point that Newton's step predicts
 
 
@@ -25,9 +26,9 @@ CAUTION = 4.0  # times what the curvature changes by on the way to the critical 
 class End:
     """One end of the spectrum.
 
-    ``value`` is the Rayleigh quotient of the unit ``vector`` (n,); the eigenvalue lies within ``error`` of it. ``proof``
-    is the part of the error that a Rayleigh quotient is subject to: the smallest eigenvalue is at most ``value + proof``
-    even where Lanczos has not converged.
+    ``value`` is the Rayleigh quotient of the unit ``vector`` (n,); the eigenvalue lies within ``error`` of it.
+    ``proof`` is the part of the error that a Rayleigh quotient is subject to: the smallest eigenvalue is at most
+    ``value + proof`` even where Lanczos has not converged.
     """
 
     value: float
@@ -38,51 +39,68 @@ class End:
 
 @dataclass(frozen=True)
 class Curvature:
-    """Its two ends; of a dense Hessian all ``values`` (n,) ascending and their ``errors`` (n,), else None and the error
-    of a product with a unit vector in ``errors``."""
+    """Both ends; of a dense Hessian all ``values`` (n,) ascending, ``vectors`` (n, n) and ``errors`` (n,); else None,
+    None and the error of a product with a unit vector."""
 
     smallest: End
     largest: End
     values: Array | None
+    vectors: Array | None
     errors: Array
 
 
 def unknown(n: int) -> Curvature:
     """Where the Hessian cannot be computed."""
     end = End(math.nan, np.zeros(n), math.inf, math.inf)
-    return Curvature(end, end, None, np.array(math.inf))
+    return Curvature(end, end, None, None, np.array(math.inf))
 
 
-def curvature(function: Function, gradient: Array, dense: bool, seed: int) -> Curvature:
-    """At ``function.x``, where the gradient is ``gradient``.
+def curvature(function: Function, dense: bool, seed: int) -> Curvature:
+    """At ``function.x``: the whole spectrum, or its ends by Lanczos."""
+    if not dense:
+        return _lanczos(function, seed)
+    matrix, error = hessian(function, None, return_error=True)
+    values, vectors = np.linalg.eigh(matrix)
+    error = error + EPS * len(values) * float(np.abs(values).max())  # that of eigh itself
+    return _of_values(values, vectors, np.full(len(values), error))
 
-    The errors hold for the critical point nearby, too: Newton's step towards it is evaluated, and the change of curvature
-    along it, four times, is part of them. By Newton and Kantorovich (Kantorovich 1948) a step that leaves less than a
-    quarter of the gradient predicts such a point; x**3 leaves that quarter, x**4 8/27, and their second derivatives,
-    positive beside the origin, are thereby within the error of zero, as they are at the origin.
+
+def at_the_critical_point(function: Function, gradient: Array, curved: Curvature, seed: int) -> Curvature:
+    """``curved``, with errors that hold for the critical point near ``function.x``, too, where ``gradient`` is not 0.
+
+    Four times the change of curvature along Newton's step towards that point is added to them. The point is certain
+    (Kantorovich 1948) where curvature loses less than half on the way; x**3 loses half, x**4 five ninths, and their
+    second derivatives, positive beside the origin, are thereby within the error of zero, which they are at the origin.
     """
-    return _dense(function, gradient) if dense else _lanczos(function, gradient, seed)
+    if curved.values is not None and curved.vectors is not None:
+        shifts = _shift_of_values(function, gradient, curved.values, curved.vectors, float(curved.errors[0]))
+        return _of_values(curved.values, curved.vectors, curved.errors + shifts)
+    if not gradient.any():
+        return curved
+    ends = [curved.smallest, curved.largest]
+    shifts = _shift_of_ends(function, gradient, ends, seed)
+    smallest, largest = (
+        End(end.value, end.vector, end.error + shift, end.proof + shift)
+        for end, shift in zip(ends, shifts, strict=True)
+    )
+    return Curvature(smallest, largest, None, None, curved.errors)
 
 
 # ---- dense
 
 
-def _dense(function: Function, gradient: Array) -> Curvature:
-    matrix, error = hessian(function, None, return_error=True)
-    values, vectors = np.linalg.eigh(matrix)
-    error = error + EPS * len(values) * float(np.abs(values).max())  # that of eigh itself
-    errors = error + _shift_of_values(function, gradient, values, vectors, error)
+def _of_values(values: Array, vectors: Array, errors: Array) -> Curvature:
     smallest, largest = (
         End(float(values[i]), vectors[:, i], float(errors[i]), float(errors[i])) for i in (0, len(values) - 1)
     )
-    return Curvature(smallest, largest, values, errors)
+    return Curvature(smallest, largest, values, vectors, errors)
 
 
 def _shift_of_values(function: Function, gradient: Array, values: Array, vectors: Array, error: float) -> Array:
     """By how much each eigenvalue may differ at the critical point nearby, (n,).
 
-    One number for all where that settles the signs: how far the gradient after Newton's step is from what H predicts, or
-    how far the extreme vectors' curvature changes. Else from a second Hessian.
+    One number for all where that settles the signs: how far the gradient after Newton's step is from what H predicts,
+    or how far the extreme vectors' curvature changes. Else from a second Hessian.
     """
     curved = np.abs(values) > error
     coefficients = np.where(curved, gradient @ vectors, 0.0)
@@ -118,69 +136,58 @@ def hessian_at(function: Function, x: Array) -> Array:
 # ---- Lanczos
 
 
-def _lanczos(function: Function, gradient: Array, seed: int) -> Curvature:
-    operator = hessian_operator(function, None, seed=seed)
-    norm = _norm(operator, seed)
-    for tolerance in TOLERANCES:
-        ends = [_end(function, operator, sign * norm, tolerance, seed) for sign in (-1, 1)]
+def _lanczos(function: Function, seed: int) -> Curvature:
+    operator = hessian_operator(function, seed=seed)
+    asymmetry = _asymmetry(operator, seed)
+    ends = _ends(operator, TOLERANCES[0], asymmetry, seed)
+    for tolerance in TOLERANCES[1:]:
         if not any(end.proof < abs(end.value) <= end.error for end in ends):
             break
-    low, high = _shift_of_ends(function, gradient, ends)
-    smallest, largest = (
-        End(end.value, end.vector, end.error + shift, end.proof + shift)
-        for end, shift in zip(ends, (low, high), strict=True)
-    )
-    return Curvature(smallest, largest, None, np.array(max(end.proof for end in ends)))
+        more = _ends(operator, tolerance, asymmetry, seed)  # worse, if ARPACK gives up
+        ends = [min(pair, key=lambda end: end.error) for pair in zip(ends, more, strict=True)]
+    smallest, largest = ends
+    return Curvature(smallest, largest, None, None, np.array(max(end.proof for end in ends)))
 
 
-def _norm(operator: Any, seed: int) -> float:
-    """Of H to its order of magnitude, by power iteration; never less than its error."""
-    v = np.random.default_rng(seed).standard_normal(operator.shape[0])
-    norm = 0.0
-    for _ in range(POWER_STEPS):
-        v = v / np.linalg.norm(v)
-        v = operator.matvec(v)
-        norm = float(np.linalg.norm(v))
-        if norm == 0.0:
-            break
-    return max(norm, float(operator.error))
+def _ends(operator: Any, tolerance: float, asymmetry: float, seed: int) -> list[End]:
+    pairs = eigenpairs(operator, top=1, bottom=1, tolerance=tolerance, seed=seed)
+    more = asymmetry + EPS * float(np.abs(pairs.values).max())
+    proofs = pairs.errors - pairs.residuals + more
+    return [
+        End(float(pairs.values[i]), pairs.vectors[:, i], float(pairs.errors[i] + more), float(proofs[i]))
+        for i in (0, -1)
+    ]
 
 
-def _end(function: Function, operator: Any, shift: float, tolerance: float, seed: int) -> End:
-    """Lower end of a negative ``shift``, else the upper.
-
-    The operator is shifted by about its norm: ARPACK's tolerance is relative to the eigenvalue, and one near zero would
-    keep it busy for ever.
-    """
+def _asymmetry(operator: Any, seed: int) -> float:
+    """The Frobenius norm of H - H', estimated from u'Hv - v'Hu as far as that is beyond the error of the products: not
+    zero for a gradient that is no function's."""
     n = operator.shape[0]
-    if shift == 0.0:  # H u = 0 for a random u
-        vector = np.eye(n)[0]
-    else:
-        identity = require("scipy.sparse.linalg").aslinearoperator(require("scipy.sparse").identity(n, format="csr"))
-        top = int(shift > 0)
-        pairs = eigenpairs(operator + shift * identity, top=top, bottom=1 - top, tolerance=tolerance, seed=seed)
-        if not len(pairs.values):
-            return unknown(n).smallest
-        vector = pairs.vectors[:, 0] / np.linalg.norm(pairs.vectors[:, 0])
-    product, error = function.hessian_vector(function.x, vector)
-    value = float(vector @ product)
-    residual = float(np.linalg.norm(product - value * vector))
-    proof = error + EPS * abs(value)
-    return End(value, vector, residual + proof, proof)
+    vectors = np.random.default_rng(seed).standard_normal((n, PROBES))
+    vectors /= np.linalg.norm(vectors, axis=0)
+    images, errors = products(operator, vectors)
+    differences = np.abs(vectors.T @ images - images.T @ vectors) - (errors[:, None] + errors)
+    return float(n * max(0.0, differences.max()))
 
 
-def _shift_of_ends(function: Function, gradient: Array, ends: list[End]) -> list[float]:
-    """As for a dense Hessian, but along the vectors that were found, and of their Rayleigh quotients."""
-    step = np.zeros(function.size)
+def _shift_of_ends(function: Function, gradient: Array, ends: list[End], seed: int) -> Array:
+    """As for a dense Hessian, (2,), but of the Rayleigh quotients, and along two steps: Newton's in the space of the
+    two vectors, and MINRES' (Paige and Saunders 1975) in a larger one."""
+    near = np.zeros(function.size)
     for end in ends:
         if abs(end.value) > end.proof:
-            step -= (gradient @ end.vector / end.value) * end.vector
-    step /= max(1.0, float(np.linalg.norm(step)))
-    there = function.x + step
-    if np.array_equal(there, function.x):
-        return [0.0, 0.0]
-    try:
-        moved = [float(end.vector @ function.hessian_vector(there, end.vector)[0]) for end in ends]
-    except FloatingPointError:
-        return [math.inf, math.inf]
-    return [CAUTION * abs(value - end.value) for value, end in zip(moved, ends, strict=True)]
+            near -= (gradient @ end.vector / end.value) * end.vector
+    with np.errstate(all="ignore"):
+        minres = require("scipy.sparse.linalg").minres
+        wide = minres(hessian_operator(function, seed=seed), -gradient, maxiter=KRYLOV)[0]
+    shifts = np.zeros(2)
+    for step in (near, wide):
+        there = function.x + step / max(1.0, float(np.linalg.norm(step)))
+        if not np.isfinite(there).all() or np.array_equal(there, function.x):
+            continue
+        try:
+            moved = np.array([end.vector @ function.hessian_vector(there, end.vector)[0] for end in ends])
+        except FloatingPointError:
+            return np.full(2, math.inf)
+        shifts = np.maximum(shifts, CAUTION * np.abs(moved - [end.value for end in ends]))
+    return shifts

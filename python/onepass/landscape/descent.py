@@ -37,7 +37,7 @@ def trust_region(walk: Walk, x: Array, target: float) -> Array:
     """SciPy's trust-exact (Moré and Sorensen 1983) from ``x``; of more than 300 parameters trust-krylov (Gould,
     Lucidi, Roma and Toint 1999; Lenders, Kirches and Potschka 2018), which needs Hessian-vector products alone."""
     if len(x) <= DENSE:
-        second = {"method": "trust-exact", "hess": lambda at: hessian_at(walk.function, at)}
+        second = {"method": "trust-exact", "hess": lambda at: _hessian(walk, at)}
     else:
         second = {"method": "trust-krylov", "hessp": _product(walk)}
     options = {"gtol": target, "maxiter": walk.limit + 1, "max_trust_radius": WIDEST}
@@ -45,11 +45,15 @@ def trust_region(walk: Walk, x: Array, target: float) -> Array:
 
 
 def _minimize(walk: Walk, x: Array, options: dict[str, Any], **how: Any) -> Array:
-    with np.errstate(all="ignore"):  # SciPy divides by the norm of an empty step
-        found = require("scipy.optimize").minimize(
-            walk.value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
-        )
+    found = require("scipy.optimize").minimize(
+        walk.value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
+    )
     return np.array(found.x)
+
+
+def _hessian(walk: Walk, x: Array) -> Array:
+    """trust-exact asks for it before it rejects a point, even one where there is none."""
+    return np.eye(len(x)) if math.isinf(walk.value(x)[0]) else hessian_at(walk.function, x)
 
 
 def _product(walk: Walk) -> Any:

@@ -24,11 +24,13 @@ Method = Literal["negative curvature", "perturbed", "saddle-free newton", "trust
 
 METHODS: tuple[Method, ...] = ("negative curvature", "perturbed", "saddle-free newton", "trust-region")
 FALL = 1e-9  # of the function's scale: a fall of the loss that is worth a new start
-DEEPER = 0.1  # of gtol: how far descent goes, so that the end is clearly critical
-DEEPEST = 1e-7  # of the function's scale, the same beside flat points
+DEEPER = 1e-3  # of gtol: how far descent goes, so that the end is clearly critical
+DEEPEST = 1e-8  # of the function's scale, the same beside flat points
+DESCENTS = 20  # in a row that end where the gradient is small for where they began, but not for where they ended
+LEVEL = 1e-12  # of the fall so far: what is left to be gained by going as far again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Escape:
     """What `escape` came to; ``print`` shows it.
 
@@ -113,7 +115,8 @@ def escape(
         Largest length of the first random displacement; the second and third are twice and four times as long.
 
     Descent may end at the next saddle, and everything is repeated until the end is a local minimum, or nothing lower is
-    found beside it. A function that falls for ever (1e8 times as far away as theta is from zero) ends it with a message.
+    found beside it. A function that falls for ever (1e8 times as far away as theta is from zero), or levels off in a
+    tail, as cross-entropy does where classes can be told apart, ends it with a message.
 
     >>> def saddle(theta):
     ...     x, y = theta
@@ -128,28 +131,34 @@ def escape(
     function = Function(f, theta)
     _check(function, report, method, max_iterations, radius)
 
+    judging = 0
+
     def judge(x: Array, samples: int = 0) -> CriticalPoint:
         nonlocal judging
         found = critical_point(f, function.unflatten(x), gtol=gtol, dense=dense, samples=samples, seed=seed)
         judging += found.evaluations
         return found
 
-    judging = 0
     start = report = report or judge(function.x)
     walk = Walk(function, start.loss, max_iterations, seed)
-    x, stopped = function.x, ""
+    x, stopped, descents = function.x, "", 0
     try:
         while report.verdict != "local minimum":
             target = DEEPER * report.gtol
             if gtol is None and report.verdict != "not critical":  # flat points have next to no gtol
                 target = max(target, DEEPEST * math.sqrt(function.size) * report.scale)
-            lower = _leave(walk, x, report, method, target, radius)
+            with np.errstate(all="ignore"):  # far trial points; and SciPy divides by the norm of an empty step
+                lower = _leave(walk, x, report, method, target, radius)
             if lower is None:
                 break
             before, report = report, judge(lower)
             x = lower
+            descents = descents + 1 if report.verdict == "not critical" else 0
             if report.verdict == before.verdict == "not critical" and not _better(report, before):
                 stopped = "descent gets no further"
+                break
+            if descents == DESCENTS or (descents and _levels_off(function, start, report, x)):
+                stopped = "the loss levels off without a critical point, as in a tail that goes to infinity"
                 break
     except BudgetSpentError:
         stopped = f"max_iterations, {max_iterations}, are used up"
@@ -178,9 +187,7 @@ def escape(
     )
 
 
-def _leave(
-    walk: Walk, x: Array, report: CriticalPoint, method: Method, target: float, radius: float
-) -> Array | None:
+def _leave(walk: Walk, x: Array, report: CriticalPoint, method: Method, target: float, radius: float) -> Array | None:
     """A point below ``x`` with a gradient of about ``target``, or None if none is found."""
     towards: dict[Method, Callable[[Walk, Array, float], Array]] = {
         "saddle-free newton": saddle_free_newton,
@@ -209,6 +216,11 @@ def _better(report: CriticalPoint, before: CriticalPoint) -> bool:
     return report.loss < before.loss or report.gradient_norm < before.gradient_norm / 2
 
 
+def _levels_off(function: Function, start: CriticalPoint, report: CriticalPoint, x: Array) -> bool:
+    distance = max(1.0, float(np.linalg.norm(x - function.x)))
+    return report.gradient_norm * distance <= LEVEL * (start.loss - report.loss)
+
+
 def _told(start: CriticalPoint, end: CriticalPoint, stopped: str) -> tuple[bool, str]:
     """Success and message."""
     loss = f"loss {end.loss:.6g}"
@@ -225,8 +237,8 @@ def _told(start: CriticalPoint, end: CriticalPoint, stopped: str) -> tuple[bool,
             f"{start.loss:.6g}; {tried}, so it is a minimum as far as was tried."
         )
     return False, (
-        f"{'theta' if end is start else 'the end'}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: a flat minimum, a "
-        "plateau, or a way down that a larger radius might find."
+        f"{'theta' if end is start else 'the end'}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: a flat minimum, "
+        "a plateau, or a way down that a larger radius might find."
     )
 
 
@@ -247,8 +259,8 @@ def _check(
         raise ValueError(f"method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
     if method == "saddle-free newton" and function.size > DENSE:
         raise ValueError(
-            f"theta has {function.size} parameters, expected at most {DENSE} for saddle-free newton, which needs the whole "
-            "Hessian at every step; take method='negative curvature'"
+            f"theta has {function.size} parameters, expected at most {DENSE} for saddle-free newton, which needs the "
+            "whole Hessian at every step; take method='negative curvature'"
         )
     if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations!r}, expected an integer >= 1")

@@ -8,6 +8,8 @@ import numpy as np
 
 from onepass.landscape.curvature import Curvature
 from onepass.landscape.function import Array, Function
+from onepass.landscape.lanczos import lanczos, ritz
+from onepass.landscape.operators import hessian_operator
 
 __all__ = ["minimum_ratio", "share_above"]
 
@@ -22,26 +24,31 @@ def minimum_ratio(function: Function, curved: Curvature, samples: int, steps: in
         return 1.0, 0.0
     if curved.largest.value + curved.largest.error < 0:
         return 0.0, 0.0
-    from onepass.landscape.spectrum import spectral_density
+    operator = hessian_operator(function, seed=seed)
+    random = np.random.default_rng(seed)
+    nodes, weights = [], []
+    for _ in range(samples):
+        diagonal, beside, _ = lanczos(operator.matvec, random.standard_normal(function.size), steps)
+        values, vectors = ritz(diagonal, beside)
+        nodes.append(values)
+        weights.append(vectors[0] ** 2)
+    return share_above(nodes, weights, float(curved.errors))
 
-    density = spectral_density(function, steps=steps, samples=samples, seed=seed)
-    return share_above(density.nodes, density.weights, float(curved.errors))
 
-
-def share_above(nodes: Array, weights: Array, threshold: float) -> tuple[float, float]:
+def share_above(nodes: list[Array], weights: list[Array], threshold: float) -> tuple[float, float]:
     """Share of a density above ``threshold``, from Gauss quadratures, and its uncertainty.
 
     Parameters
     ----------
-    nodes, weights : array (samples, steps)
-        Of each random vector's quadrature, nodes ascending, the weights of a row summing to one.
+    nodes, weights : lists of arrays (steps,)
+        Of each random vector's quadrature, nodes ascending, its weights summing to one.
     threshold : float
 
-    The uncertainty is two standard errors of the mean over the random vectors, and what a quadrature leaves open: by the
-    separation theorem of Chebyshev, Markov and Stieltjes (Szegő, "Orthogonal Polynomials", 1939, 3.41) the true share of
-    a vector's density differs from the quadrature's by at most the weight of a node beside the threshold.
+    The uncertainty is two standard errors of the mean over the random vectors, and what a quadrature leaves open: by
+    the separation theorem of Chebyshev, Markov and Stieltjes (Szegő, "Orthogonal Polynomials", 1939, 3.41) the true
+    share of a vector's density differs from the quadrature's by at most the weight of a node beside the threshold.
 
-    >>> share_above(np.array([[-1.0, 1.0], [-1.0, 1.0]]), np.array([[0.25, 0.75], [0.25, 0.75]]), 0.0)
+    >>> share_above(2 * [np.array([-1.0, 1.0])], 2 * [np.array([0.25, 0.75])], 0.0)
     (0.75, 0.75)
     """
     shares, open_shares = [], []

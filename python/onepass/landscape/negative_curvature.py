@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from onepass.landscape.differences import EPS
 from onepass.landscape.function import Array
 from onepass.landscape.walk import Walk
 
 __all__ = ["along_negative_curvature"]
 
-EPS = float(np.finfo(np.float64).eps)
 FIRST = 0.1  # step tried first, of the norm of x, or of one
 SHARE = 0.25  # of the fall that the quadratic model promises
 DOUBLINGS = 60
@@ -20,8 +20,8 @@ def along_negative_curvature(walk: Walk, x: Array, vector: Array, curvature: flo
 
     ``vector`` (n,) is of norm one and ``curvature`` < 0 its Rayleigh quotient. At a saddle the loss falls along it by
     ``|curvature| u^2 / 2`` at a distance of u, on both sides (Moré and Sorensen, "On the use of directions of negative
-    curvature in a modified Newton method", 1979). A search halves its first step until the loss falls by a quarter of that,
-    then doubles it while the loss falls.
+    curvature in a modified Newton method", 1979). A search halves its first step until the loss falls by a quarter of
+    that, then doubles it while the loss falls.
     """
     loss, gradient = walk.value(x)
     sign = -1.0 if gradient @ vector > 0 else 1.0
@@ -38,9 +38,7 @@ def along_negative_curvature(walk: Walk, x: Array, vector: Array, curvature: flo
     return best
 
 
-def _search(
-    walk: Walk, x: Array, loss: float, direction: Array, slope: float, curvature: float
-) -> tuple[float, Array]:
+def _search(walk: Walk, x: Array, loss: float, direction: Array, slope: float, curvature: float) -> tuple[float, Array]:
     """Loss and point; those of ``x`` where the loss does not fall beyond rounding."""
     length = FIRST * max(1.0, float(np.linalg.norm(x)))
     while True:

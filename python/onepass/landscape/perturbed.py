@@ -27,7 +27,7 @@ def ball(random: np.random.Generator, n: int, radius: float) -> Array:
 def lower_after_displacement(
     walk: Walk, x: Array, radius: float, ceiling: float, downwards: Callable[[Walk, Array], Array]
 ) -> Array | None:
-    """A point of a loss below ``ceiling``, reached ``downwards`` from beside ``x``; None if three attempts find none."""
+    """A point of a loss below ``ceiling``, reached ``downwards`` from beside ``x``; None if no attempt finds one."""
     for attempt in range(ATTEMPTS):
         displaced = x + ball(walk.random, len(x), radius * 2**attempt)
         walk.visit(displaced)

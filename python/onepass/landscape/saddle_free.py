@@ -46,7 +46,7 @@ def _step(hessian: Array, gradient: Array, radius: float) -> Array:
     sizes = np.abs(values)
     largest = float(sizes.max())
     if largest == 0.0:
-        return -radius / np.linalg.norm(gradient) * gradient
+        return gradient * (-radius / float(np.linalg.norm(gradient)))
     step = -vectors @ ((gradient @ vectors) / np.maximum(sizes, DAMPING * largest))
     limited: Array = step * min(1.0, radius / float(np.linalg.norm(step)))
     return limited

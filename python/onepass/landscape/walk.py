@@ -10,6 +10,7 @@ from onepass.landscape.function import Array, Function
 
 __all__ = ["BudgetSpentError", "UnboundedError", "Walk"]
 
+VAST = 1e100  # of a loss below zero
 FAR = 1e8  # times the norm of the start, or one: a minimum is not looked for beyond
 LONGEST = 1000  # points of a path; then every second one is dropped
 
@@ -52,12 +53,11 @@ class Walk:
 
     def value(self, x: Array) -> tuple[float, Array]:
         """Loss and gradient (n,); (inf, zeros) where they are not finite, so that a line search turns back."""
-        with np.errstate(all="ignore"):
-            try:
-                loss, gradient = self.function.loss_and_gradient(x)
-            except FloatingPointError:
-                self._guard(x, self.function.loss(x))
-                return math.inf, np.zeros(len(x))
+        try:
+            loss, gradient = self.function.loss_and_gradient(x)
+        except FloatingPointError:
+            self._guard(x, self.function.loss(x))
+            return math.inf, np.zeros(len(x))
         self._guard(x, loss)
         return loss, gradient
 
@@ -65,8 +65,7 @@ class Walk:
         """The loss alone; infinite where it is NaN."""
         if not callable(getattr(self.function.f, "loss", None)):
             return self.value(x)[0]  # and remembered
-        with np.errstate(all="ignore"):
-            loss = self.function.loss(x)
+        loss = self.function.loss(x)
         self._guard(x, loss)
         return math.inf if math.isnan(loss) else loss
 
@@ -85,5 +84,5 @@ class Walk:
         distance = float(np.linalg.norm(x - self.function.x))
         if -math.inf < loss < self.lowest:
             self.x, self.lowest = np.array(x), loss
-        if loss == -math.inf or (distance > self._far and loss < self.start_loss):
+        if loss < -VAST or (distance > self._far and loss < self.start_loss):
             raise UnboundedError(f"the loss is {loss:.4g} at a distance of {distance:.2g} and still falls")
