@@ -178,12 +178,14 @@ def draw_surface(plane: Plane, ax: Any, path: Array | None) -> Any:
     finite = np.isfinite(plane.losses)
     logarithmic = _logarithmic(plane.losses[finite])
     heights = np.where(finite, plane.losses, np.nan)
+    locator = require("matplotlib.ticker").MaxNLocator
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_major_locator(locator(5))
+        axis.labelpad = 11
     if logarithmic:
         heights = np.log10(heights)
+        ax.zaxis.set_major_locator(locator(5, integer=True))
         ax.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
-    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-        axis.set_major_locator(require("matplotlib.ticker").MaxNLocator(5))
-        axis.labelpad = 8
     a, b = np.meshgrid(plane.a, plane.b)
     if finite.any():
         limits = {"vmin": np.nanmin(heights), "vmax": np.nanmax(heights)}
@@ -196,7 +198,8 @@ def draw_surface(plane: Plane, ax: Any, path: Array | None) -> Any:
         height = float(_interpolated(plane, heights, np.array([place]))[0])
         if math.isfinite(height):
             _draw_marks(ax, {name: (*place, height)})
-    ax.set(xlabel=plane.labels[0], ylabel=plane.labels[1], zlabel="loss (log scale)" if logarithmic else "loss")
+    across, along = (label.replace(" (", "\n(") for label in plane.labels)  # long ones would be cut off
+    ax.set(xlabel=across, ylabel=along, zlabel="loss (log scale)" if logarithmic else "loss")
     ax.set_box_aspect(None, zoom=0.85)  # room for the labels
     _legend(ax)
     return ax
