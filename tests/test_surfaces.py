@@ -85,7 +85,8 @@ def test_projection_against_known_coordinates():
         coordinates, distances = found.project(given)
         np.testing.assert_allclose(coordinates, known[:, :2], rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(distances, np.abs(known[:, 2]), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found.project(thetas[0])[0], known[:1, :2], rtol=1e-10)
+    for given in (thetas[0], type("Report", (), {"theta": thetas[0]})()):
+        np.testing.assert_allclose(found.project(given)[0], known[:1, :2], rtol=1e-10)
 
 
 def test_plane_through_three_points():

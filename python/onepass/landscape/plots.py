@@ -125,11 +125,12 @@ def _draw_path(ax: Any, path: Array) -> None:
         )  # fmt: skip
 
 
-def _draw_marks(ax: Any, marks: Mapping[str, Any]) -> None:
-    """Points with their names beside them; two or three coordinates each."""
+def _draw_marks(ax: Any, marks: Mapping[str, Any], middle: float) -> None:
+    """Points with their names beside them, on the side of ``middle``; two or three coordinates each."""
     for name, place in marks.items():
+        side = "left" if place[0] <= middle else "right"
         ax.plot(*[[x] for x in place], "X", color="white", markeredgecolor="black", markersize=9, zorder=11)
-        ax.text(*place, f"  {name}", path_effects=_outlined(2.5), va="bottom", zorder=12, clip_on=True)
+        ax.text(*place, f"  {name}  ", path_effects=_outlined(2.5), ha=side, va="bottom", zorder=12, clip_on=True)
 
 
 def draw_contours(plane: Plane, ax: Any, path: Array | None, count: int) -> Any:
@@ -146,7 +147,7 @@ def draw_contours(plane: Plane, ax: Any, path: Array | None, count: int) -> Any:
     ax.set_facecolor(MISSING)
     if path is not None:
         _draw_path(ax, path)
-    _draw_marks(ax, plane.marks)
+    _draw_marks(ax, plane.marks, plane.a.mean())
     ax.locator_params(nbins=6)
     ax.set(xlabel=plane.labels[0], ylabel=plane.labels[1], xlim=plane.a[[0, -1]], ylim=plane.b[[0, -1]])
     if plane.marks:  # through points: distances and angles are true
@@ -197,7 +198,7 @@ def draw_surface(plane: Plane, ax: Any, path: Array | None) -> Any:
     for name, place in plane.marks.items():
         height = float(_interpolated(plane, heights, np.array([place]))[0])
         if math.isfinite(height):
-            _draw_marks(ax, {name: (*place, height)})
+            _draw_marks(ax, {name: (*place, height)}, plane.a.mean())
     across, along = (label.replace(" (", "\n(") for label in plane.labels)  # long ones would be cut off
     ax.set(xlabel=across, ylabel=along, zlabel="loss (log scale)" if logarithmic else "loss")
     ax.set_box_aspect(None, zoom=0.85)  # room for the labels
