@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onepass import landscape, losses, nn
+from onepass.landscape.differences import best_difference
 from onepass.landscape.function import Function
 from onepass.landscape.operators import as_function
 
@@ -126,7 +127,7 @@ def test_a_gradient_in_float32_is_noise_that_is_seen():
         assert 1e-6 < found.error / np.linalg.norm(true) < 1e-2
 
 
-@pytest.mark.parametrize("distance", [3e-7, 1e-6, 5e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("distance", [1e-8, 6e-8, 3e-7, 1e-6, 5e-6, 1e-5, 1e-4])
 def test_a_kink_beside_theta_is_stepped_around_or_admitted(distance):
     """max(x, 0)^2 / 2 + 3 max(x, 0) + y^2 just left of its kink: the second derivative by x is 0 there."""
 
@@ -137,7 +138,59 @@ def test_a_kink_beside_theta_is_stepped_around_or_admitted(distance):
     found = landscape.hessian_vector_product(f, np.array([-distance, 1.0]), np.array([1.0, 1.0]))
     off = np.linalg.norm(found.value - [0.0, 2.0])
     assert off <= found.error
-    assert off < 1e-6
+    assert off < 1e-13 / distance + 1e-7  # rounding, at a step that is short enough
+
+
+def test_a_loss_that_is_a_number_is_not_taken_for_float32():
+    found = best_difference(lambda t: float(np.exp(t)) + 3 * max(t - 2e-6, 0.0), 6e-6, 1.0)
+    assert abs(found.value - 1.0) <= found.error < 1e-7
+
+
+def test_an_operator_steps_around_kinks_that_only_some_vectors_meet():
+    """max(y_7, 0) * 3 in 200 dimensions: random vectors pass its kink by, the axis does not."""
+    theta = np.ones(200)
+    theta[7] = -2e-5
+
+    def f(t):
+        slope = t.copy()
+        slope[7] += 3.0 * (t[7] > 0)
+        return float(t @ t) / 2 + 3 * max(t[7], 0.0), slope
+
+    operator = landscape.hessian_operator(f, theta)
+    assert operator.error < 1e-8
+    np.testing.assert_allclose(operator @ np.eye(200)[7], np.eye(200)[7], atol=1e-7)
+    np.testing.assert_allclose(landscape.hessian(f, theta), np.eye(200), atol=1e-7)
+    assert landscape.gradient_check(f, theta)
+
+
+def test_a_network_of_relus_has_the_hessian_between_its_kinks():
+    """1000 rows through batch normalization: the usual step crosses a kink along almost every vector."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1000, 16)), rng.integers(0, 4, 1000)
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm(32), nn.ReLU(), nn.Linear(32, 4)).astype(np.float64)
+    f = landscape.from_model(model, losses.CrossEntropy(), x, y)
+    layers = torch.nn.Linear(16, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 4)
+    exact = landscape.from_torch(torch.nn.Sequential(*layers), torch.nn.functional.cross_entropy, x, y)
+    crossed = 0
+    for v in rng.standard_normal((12, f.theta.size)):
+        true = exact.hessian_vector(f.theta, v)
+        found = landscape.hessian_vector_product(f, f.theta, v)
+        assert np.linalg.norm(found.value - true) < 3 * found.error
+        assert found.error < 1e-6 * np.linalg.norm(true)
+        step = 6e-6 * np.linalg.norm(f.theta) / np.linalg.norm(v)
+        usual = (f(f.theta + step * v)[1] - f(f.theta - step * v)[1]) / (2 * step)
+        crossed += np.linalg.norm(usual - true) > 1e-3 * np.linalg.norm(true)
+    assert crossed >= 3
+    assert landscape.gradient_check(f, f.theta)
+    operator = landscape.hessian_operator(f)
+    for v in rng.standard_normal((12, f.theta.size)):
+        off = np.linalg.norm(operator @ v - exact.hessian_vector(f.theta, v)) / np.linalg.norm(v)
+        assert off < 1e-5
+    pairs = landscape.eigenpairs(f, top=2, bottom=2)
+    expected = landscape.eigenpairs(exact, f.theta, top=2, bottom=2).values
+    assert (np.abs(pairs.values - expected) < pairs.errors).all()
+    assert pairs.errors.max() < 1e-5
 
 
 def test_far_from_a_singularity_is_needed_and_found():
@@ -517,3 +570,33 @@ def test_lists_that_do_not_fit():
 def test_a_dense_hessian_of_too_many_parameters_is_refused():
     with pytest.raises(ValueError, match="theta has 10000 parameters, expected at most 8192"):
         landscape.hessian(lambda t: (0.0, t), np.zeros(10000))
+
+
+def test_products_near_the_end_of_a_functions_domain():
+    """-log(x) - log(1 - y) with y within 1e-7 of its end: a step that is good along x is too long along y."""
+    theta = np.array([0.5, 1 - 1e-7])
+
+    def f(t):
+        if t[0] <= 0 or t[1] >= 1:
+            return np.inf, np.full(2, np.inf)
+        return float(-np.log(t[0]) - np.log(1 - t[1])), np.array([-1 / t[0], 1 / (1 - t[1])])
+
+    h = np.diag([4.0, 1 / (1 - theta[1]) ** 2])
+    np.testing.assert_allclose(landscape.hessian(f, theta), h, rtol=1e-4, atol=1e-3)
+    operator = landscape.hessian_operator(f, theta)
+    np.testing.assert_allclose(operator @ np.array([0.0, 1.0]), h[1], rtol=1e-2)
+
+
+def test_seeds_are_integers():
+    for call in (landscape.hessian_operator, landscape.gradient_check, landscape.eigenpairs, landscape.trace):
+        with pytest.raises(ValueError, match="seed is -1, expected >= 0"):
+            call(rosenbrock, np.ones(2), seed=-1)
+        with pytest.raises(TypeError, match=r"seed is 1\.5, expected an integer"):
+            call(rosenbrock, np.ones(2), seed=1.5)
+
+
+def test_a_gradient_of_zero_is_right():
+    check = landscape.gradient_check(lambda t: (float(np.cosh(t).sum()), np.sinh(t)), np.zeros(3))
+    assert check
+    assert "right to" in str(check)
+    assert "largest derivative" in str(check)

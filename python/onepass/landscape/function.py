@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass.landscape.differences import EPS, STEP, WORTH, Difference, best_difference, difference
+from onepass.landscape.differences import EPS, STEP, WORTH, best_difference, difference
 
-__all__ = ["Array", "Function", "Theta", "norm"]
+__all__ = ["Array", "Function", "Theta", "check_count", "norm"]
 
 Array = NDArray[np.float64]
 Theta = Any  # a flat float64 vector, a list of float64 arrays, or an object with such a .theta
+
+KINK = 1e-4  # what bending makes of g(s) + g(-s) - 2 g(0) at most, as a share of g(s) - g(-s)
 
 
 def _float64(name: str, value: object) -> Array:
@@ -180,7 +184,7 @@ class Function:
     def hessian_vectors(self, x: Array, vectors: Array) -> tuple[Array, Array]:
         """H times each column of ``vectors`` (n, k), and the k errors; a step that was good is used again."""
         products, errors = np.zeros(vectors.shape), np.zeros(vectors.shape[1])
-        length, allowed = None, 0.0
+        length, allowed = None, math.inf
         for index, v in enumerate(vectors.T):
             unit, size = _unit(v)
             if size == 0.0:
@@ -190,26 +194,57 @@ class Function:
                 value = self._vector(self.f.hessian_vector(self.unflatten(x), self.unflatten(unit)), "f.hessian_vector")
                 error = 4 * EPS * float(np.linalg.norm(value))
             else:
-                found = None if length is None else self._difference(x, unit, length)
+                found = None
+                if length is not None:
+                    with suppress(FloatingPointError):  # the step is too long in this direction
+                        found = difference(*self._along(x, unit, length))
                 if found is None or found.error > max(allowed, WORTH * float(np.linalg.norm(found.value))):
-                    found = self._difference(x, unit)
-                    length, allowed = found.length, 4 * found.error
+                    found = best_difference(*self._along(x, unit, length))
+                    length, allowed = found.length, min(allowed, 4 * found.error)
                 value, error = found.value, found.error
             products[:, index], errors[index] = value * size, error * size
             if not np.isfinite(products[:, index]).all():
                 raise FloatingPointError(f"the Hessian times a vector of norm {size:.4g} is not finite")
         return products, errors
 
-    def step(self, x: Array, v: Array) -> float:
-        """The length in x's space of the step along ``v`` that serves differences of the gradient best at ``x``."""
-        return self._difference(x, _unit(v)[0]).length
+    def step(self, x: Array, v: Array) -> tuple[float, float]:
+        """For `central`: the best length in x's space of a step along ``v``, and the gradient's noise.
 
-    def central(self, x: Array, v: Array, length: float) -> Array:
-        """H v by one central difference whose points lie ``length`` beside ``x``: 2 gradients, no estimate."""
+        An eighth of the best if shorter than the usual one: kinks are near then, and other vectors may point at them.
+        """
+        arguments = self._along(x, _unit(v)[0], None)
+        found = best_difference(*arguments)
+        return (found.length / 8 if found.length < arguments[1] else found.length), found.noise
+
+    def central(self, x: Array, v: Array, length: float, noise: float) -> Array:
+        """H v by a central difference whose points lie ``length`` beside ``x``: 2 gradients, no estimate.
+
+        If what g(s) + g(-s) - 2 g(0) leaves is more than bending and ``noise``, there is a kink between: up to four
+        shorter steps are tried; likewise where the gradient is not finite.
+        """
         unit, size = _unit(v)
         if size == 0.0:
             return np.zeros(self.size)
-        return (self._beside(x + length * unit) - self._beside(x - length * unit)) * (size / (2 * length))
+        center, least = self.gradient(x), math.inf
+        best: Array | FloatingPointError | None = None
+        for _ in range(5):
+            try:
+                up, down = self._beside(x + length * unit), self._beside(x - length * unit)
+            except FloatingPointError as error:  # too far
+                best = error if best is None else best
+                length /= 8
+                continue
+            jump, change = float(np.linalg.norm(up + down - 2 * center)), up - down
+            if jump / length < least:
+                least, best = jump / length, change / (2 * length)
+            if jump <= KINK * float(np.linalg.norm(change)) + 10 * noise:
+                break
+            length /= 8
+        if not isinstance(best, np.ndarray):
+            assert best is not None
+            raise best
+        product: Array = best * size
+        return product
 
     def gauss_newton_vector(self, x: Array, v: Array) -> Array:
         """J' H_L J v (n,) at the flat ``x``; TypeError if ``f`` does not offer it."""
@@ -222,15 +257,13 @@ class Function:
         )
         return product * size
 
-    def _difference(self, x: Array, unit: Array, length: float | None = None) -> Difference:
-        center, size = self.gradient(x), float(np.linalg.norm(x))
-
-        def along(t: float) -> Array:
-            return self._beside(x + t * unit)
-
-        if length is not None:
-            return difference(along, length, center, EPS * size)
-        return best_difference(along, STEP * max(1.0, size), center, EPS * size)
+    def _along(
+        self, x: Array, unit: Array, length: float | None
+    ) -> tuple[Callable[[float], Array], float, Array, float]:
+        """The arguments of a `difference` of the gradient; ``length`` None: the usual one."""
+        center, size = self.gradient(x), norm(x)
+        usual = STEP * max(1.0, size)
+        return lambda t: self._beside(x + t * unit), usual if length is None else length, center, EPS * size
 
     def _beside(self, x: Array) -> Array:
         """The gradient, without forgetting the one that `gradient` keeps."""
@@ -239,6 +272,13 @@ class Function:
             return self.gradient(x)
         finally:
             self._last = kept
+
+
+def check_count(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r:.60}, expected an integer")
+    if value < minimum:
+        raise ValueError(f"{name} is {value}, expected >= {minimum}")
 
 
 def norm(v: Array) -> float:

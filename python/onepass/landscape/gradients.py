@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onepass.landscape.differences import EPS, STEP, Difference, best_difference
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count, norm
 from onepass.landscape.operators import as_function
 
 __all__ = ["GradientCheck", "gradient_check"]
@@ -59,37 +59,35 @@ def gradient_check(
 ) -> GradientCheck:
     """Compares f's gradient with central differences of its loss.
 
-        Parameters
-        ----------
-        f, theta
-            As in `hessian_vector_product`.
-        directions : int or None
-            Along how many random directions (of signs) derivatives are compared; after a failure the most suspicious
-            elements are looked at one by one. None: each of up to 256 elements, else 32 directions.
-        rtol : float, default 1e-6
-            Allowed difference, as a share of the largest derivative seen, beside what the differences may be off by.
-        seed : int, default 0
-            Of the directions.
+    Parameters
+    ----------
+    f, theta
+        As in `hessian_vector_product`.
+    directions : int or None
+        Along how many random directions (of signs) derivatives are compared; after a failure the most suspicious
+        elements are looked at one by one. None: each of up to 256 elements, else 32 directions.
+    rtol : float, default 1e-6
+        Allowed difference, as a share of the largest derivative seen, beside what the differences may be off by.
+    seed : int, default 0
+        Of the directions.
 
-        4 losses for a derivative as a rule, more where the loss is noisy or sharply bent. Errors as in
-        `hessian_vector_product`.
+    4 losses for a derivative as a rule, more where the loss is noisy or sharply bent. Errors as in
+    `hessian_vector_product`.
 
-        >>> import numpy as np
-    from numpy.typing import NDArray
-        >>> from onepass import landscape
-        >>> def wrong(theta):  # the sum of cubes
-        ...     return float((theta**3).sum()), 3 * theta**2 + np.array([0.0, 1.0, 0.0])
-        >>> check = landscape.gradient_check(wrong, np.array([1.0, 2.0, 3.0]))
-        >>> bool(check), check.element
-        (False, 1)
-        >>> print(check)
-        the gradient is wrong: element 1 is 13, differences of the loss say 12; 1 of 3 elements are off
+    >>> import numpy as np
+    >>> from onepass import landscape
+    >>> def wrong(theta):  # the sum of cubes
+    ...     return float((theta**3).sum()), 3 * theta**2 + np.array([0.0, 1.0, 0.0])
+    >>> check = landscape.gradient_check(wrong, np.array([1.0, 2.0, 3.0]))
+    >>> bool(check), check.element
+    (False, 1)
+    >>> print(check)
+    the gradient is wrong: element 1 is 13, differences of the loss say 12; 1 of 3 elements are off
     """
     function = as_function(f, theta)
-    if directions is not None and (isinstance(directions, bool) or not isinstance(directions, int)):
-        raise TypeError(f"directions is {directions!r:.60}, expected an integer or None")
-    if directions is not None and directions < 1:
-        raise ValueError(f"directions is {directions}, expected >= 1")
+    if directions is not None:
+        check_count("directions", directions, 1)
+    check_count("seed", seed, 0)
     if not 0 < rtol < 1:
         raise ValueError(f"rtol is {rtol}, expected a number between 0 and 1")
     loss, gradient = function.loss_and_gradient(function.x)
@@ -130,7 +128,7 @@ class _Check:
         if wrong.any():
             text = f"the gradient is wrong: {saying}; {int(wrong.sum())} of {wrong.size} elements are off"
         else:
-            text = f"the gradient is right to {self._share(off, errors, scale)}; most off: {saying}"
+            text = f"the gradient is {self._right(off, errors, scale)}; most off: {saying}"
         return self._result(off, errors, scale, wrong, index, computed[worst], numeric[worst], text)
 
     def directions(self, count: int, rng: np.random.Generator) -> GradientCheck:
@@ -139,7 +137,7 @@ class _Check:
         numeric, errors, computed = np.empty(count), np.empty(count), np.empty(count)
         for k in range(count):
             row = rng.choice([-1.0, 1.0], n)
-            found = self.slope(row / np.sqrt(n), float(np.linalg.norm(self.function.x)))
+            found = self.slope(row / np.sqrt(n), norm(self.function.x))
             numeric[k], errors[k] = found.value, found.error
             computed[k] = self.gradient @ row / np.sqrt(n)
             score += (computed[k] - numeric[k]) * row
@@ -147,8 +145,7 @@ class _Check:
         worst = int(off.argmax())
         saying = f"along direction {worst} of {count} it is {computed[worst]:.6g}, differences say {numeric[worst]:.6g}"
         if not wrong.any():
-            right = f"the gradient is right to {self._share(off, errors, scale)}"
-            text = f"{right} along {count} directions; most off: {saying}"
+            text = f"the gradient is {self._right(off, errors, scale)} along {count} directions; most off: {saying}"
             return self._result(off, errors, scale, wrong, None, computed[worst], numeric[worst], text)
         suspects = self.elements(np.argsort(-np.abs(score))[: min(n, SUSPECTS)])
         if not suspects.ok:
@@ -161,8 +158,9 @@ class _Check:
         scale = max(float(np.abs(computed).max()), float(np.abs(numeric).max()))
         return off, scale, off > self.rtol * scale + 3 * errors
 
-    def _share(self, off: Array, errors: Array, scale: float) -> str:
-        return f"{max(off.max(), errors.max()) / (scale or 1.0):.1g}"
+    @staticmethod
+    def _right(off: Array, errors: Array, scale: float) -> str:
+        return f"right to {max(off.max(), errors.max()):.1g} (largest derivative: {scale:.3g})"
 
     def _result(
         self, off: Array, errors: Array, scale: float, wrong: NDArray[np.bool_], element: int | None,

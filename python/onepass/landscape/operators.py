@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count, norm
 
 __all__ = [
     "HessianVectorProduct",
@@ -122,15 +122,15 @@ def hessian(f: Any, theta: Theta, return_error: bool = False) -> Any:
 def hessian_operator(f: Any, theta: Theta = None, *, seed: int = 0) -> Any:
     """The Hessian at ``theta`` as a ``scipy.sparse.linalg.LinearOperator`` (n, n) float64, for SciPy's solvers.
 
-    Without ``f.hessian_vector`` the step of the differences is found once, along a random vector, and a product then
-    costs 2 gradients. Needs SciPy.
+    Without ``f.hessian_vector`` the step of the differences is found once, and a product then costs 2 gradients; 2 more
+    where a kink, as of a ReLU, makes a shorter step necessary. Needs SciPy.
 
     Parameters
     ----------
     f, theta
         As in `hessian_vector_product`.
     seed : int, default 0
-        Of the two vectors that the error is estimated with.
+        Of the random vector that step and error are found with, and then with its image.
 
     Besides SciPy's attributes the operator has ``error``, the estimated norm of the error of a product with a vector of
     norm 1; ``exact``; and ``function``, whose ``gradient_count`` says what was spent.
@@ -145,18 +145,23 @@ def hessian_operator(f: Any, theta: Theta = None, *, seed: int = 0) -> Any:
     >>> newton.round(4).tolist(), failed
     ([-0.4286, -1.0], 0)
     """
+    check_count("seed", seed, 0)
     function = as_function(f, theta)
-    x, rng = function.x, np.random.default_rng(seed)
-    probes = [_unit_normal(rng, function.size) for _ in range(2)]
-    length = None if function.exact else function.step(x, probes[0])
+    x = function.x
+    probe = _unit_normal(np.random.default_rng(seed), function.size)
+    image, error = function.hessian_vector(x, probe)
+    length, noise = (0.0, 0.0) if function.exact else function.step(x, probe)
 
     def product(v: Array) -> Array:
-        return function.hessian_vector(x, v)[0] if length is None else function.central(x, v, length)
+        return function.hessian_vector(x, v)[0] if function.exact else function.central(x, v, length, noise)
 
-    errors = []
-    for probe in probes:
-        value, error = function.hessian_vector(x, probe)
-        errors.append(error + float(np.linalg.norm(product(probe) - value)))
+    errors = [error + norm(product(probe) - image)]
+    if image.any():  # closer to the eigenvectors of large eigenvalues, along which kinks are nearer
+        probe = image / norm(image)
+        image, error = function.hessian_vector(x, probe)
+        if not function.exact:
+            length = min(length, function.step(x, probe)[0])
+        errors.append(error + norm(product(probe) - image))
     operator = _operator(function, product, max(errors), function.exact)
     operator.products = lambda vectors: function.hessian_vectors(x, vectors)
     return operator
@@ -182,6 +187,7 @@ def gauss_newton_operator(f: Any, theta: Theta = None, *, seed: int = 0) -> Any:
     >>> bool(np.allclose(G @ np.eye(3), 2 / 3 * J.T @ J))
     True
     """
+    check_count("seed", seed, 0)
     function = as_function(f, theta)
     x, rng = function.x, np.random.default_rng(seed)
     u, v = _unit_normal(rng, function.size), _unit_normal(rng, function.size)

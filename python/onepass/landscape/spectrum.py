@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.function import Array, Theta, norm
+from onepass.landscape.function import Array, Theta, check_count, norm
 from onepass.landscape.lanczos import lanczos, ritz
 from onepass.landscape.operators import hessian_operator
 
-__all__ = ["Eigenpairs", "as_operator", "check_count", "dense", "eigenpairs", "products"]
+__all__ = ["Eigenpairs", "as_operator", "dense", "eigenpairs", "products"]
 
 DENSE = 64  # rows up to which all eigenvalues are computed
 RESCUE = 2048  # rows up to which they are computed if ARPACK finds too few
@@ -127,15 +126,9 @@ def eigenpairs(
     return _rayleigh_ritz(operator, np.concatenate(vectors, axis=1), failures)
 
 
-def check_count(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} is {value!r:.60}, expected an integer")
-    if value < minimum:
-        raise ValueError(f"{name} is {value}, expected >= {minimum}")
-
-
 def as_operator(f_or_operator: Any, theta: Theta, seed: int) -> Any:
     """A LinearOperator: of a function at theta, or of what is one or a matrix."""
+    check_count("seed", seed, 0)
     is_matrix = isinstance(f_or_operator, np.ndarray) or hasattr(f_or_operator, "tocsr")
     if not is_matrix and not hasattr(f_or_operator, "matvec"):
         return hessian_operator(f_or_operator, theta, seed=seed)

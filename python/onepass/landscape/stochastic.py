@@ -10,9 +10,9 @@ import numpy as np
 
 from onepass.landscape.axes import axes_or_new
 from onepass.landscape.differences import EPS
-from onepass.landscape.function import Array, Theta
+from onepass.landscape.function import Array, Theta, check_count
 from onepass.landscape.lanczos import lanczos, ritz
-from onepass.landscape.spectrum import as_operator, check_count, dense
+from onepass.landscape.spectrum import as_operator, dense
 
 __all__ = ["Estimate", "SpectralDensity", "spectral_density", "trace"]
 
