@@ -128,6 +128,7 @@ def test_where_bfgs_stops_beside_a_flat_point():
     assert report.verdict == "degenerate"
     assert report.smallest > 0
     assert report.smallest_error > report.smallest
+    assert (report.minimum_ratio, report.minimum_ratio_error) == (0.0, 1.0)
 
 
 @BOTH
@@ -218,15 +219,12 @@ def test_against_torch():
 
 @BOTH
 def test_a_gradient_that_is_no_functions_decides_nothing(dense):
-    """(x + 3 y, y - 3 x): its Jacobian has a positive definite symmetric part and is not symmetric."""
-
-    def f(theta):
-        x, y = theta
-        return float(x**2 + y**2) / 2, np.array([x + 3 * y, y - 3 * x])
-
-    report = critical_point(f, np.zeros(2), dense=dense)
+    """theta + A theta, A antisymmetric: its Jacobian has a positive definite symmetric part and is not symmetric."""
+    a = np.random.default_rng(0).standard_normal((100, 100))
+    jacobian = np.eye(100) + (a - a.T) / 4
+    report = critical_point(lambda theta: (float(theta @ theta) / 2, jacobian @ theta), np.zeros(100), dense=dense)
     assert report.verdict == "undecided"
-    assert report.smallest_error > 1
+    assert report.smallest_error > np.linalg.norm(jacobian - jacobian.T, 2) / 2
 
 
 @BOTH
@@ -331,6 +329,15 @@ def test_definite_with_many_parameters(sign, verdict, ratio):
     assert report.verdict == verdict
     assert "as far as Lanczos found" in report.message
     assert (report.minimum_ratio, report.minimum_ratio_error) == (ratio, 0.0)
+
+
+def test_lanczos_goes_on_where_a_sign_is_open():
+    """Eigenvalues crowd at the small end: the residual of a coarse pair is larger than the smallest one."""
+    f, hessian_ = quadratic(np.geomspace(1e-4, 1, 100), rotation_seed=6)
+    f = Counted(f, hessian_vector=lambda theta, v: hessian_ @ v)
+    report = critical_point(f, np.zeros(100), dense=False)
+    assert report.verdict == "local minimum", str(report)
+    assert report.smallest_error < 1e-4
 
 
 def test_one_negative_eigenvalue_of_many_is_found():

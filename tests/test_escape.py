@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -180,12 +181,14 @@ def walk_of(f, start, limit=1000):
 
 def test_the_step_off_a_saddle():
     f, _ = quadratic([2.0, -0.5])
-    bounded = function(lambda x, y: x**2 - y**2 / 4 + y**4, lambda x, y: 2 * x, lambda x, y: -y / 2 + 4 * y**3)
+    bounded = function(
+        lambda x, y: x**2 - y**2 / 4 + 24.9 * y**4, lambda x, y: 2 * x, lambda x, y: -y / 2 + 99.6 * y**3
+    )
     walk = walk_of(bounded, np.zeros(2))
     moved = along_negative_curvature(walk, np.zeros(2), np.array([0.0, 1.0]), -0.5)
     assert moved[0] == 0.0
     assert bounded(moved)[0] <= -0.25 * 0.5 * moved[1] ** 2 / 2  # a quarter of lambda u^2 / 2
-    assert abs(moved[1]) == pytest.approx(math.sqrt(1 / 8), rel=0.5)  # near the bottom along y
+    assert abs(moved[1]) == pytest.approx(math.sqrt(1 / 8 / 24.9), rel=0.5)  # near the bottom along y
     assert along_negative_curvature(walk_of(f, np.zeros(2)), np.zeros(2), np.array([1.0, 0.0]), -1e-3) is None
 
 
@@ -238,6 +241,36 @@ def test_gradient_descent_falls_at_every_step():
     losses = [ROSENBROCK_SADDLE(point)[0] for point in walk.path]
     assert len(losses) == 101
     assert all(after < before for before, after in pairwise(losses))
+
+
+@ALL
+def test_each_method_goes_its_own_way(method, monkeypatch):
+    module = sys.modules["onepass.landscape.escape"]  # the package has a function of that name
+    used = []
+    own = {
+        "descend": "negative curvature",
+        "gradient_descent": "perturbed",
+        "saddle_free_newton": "saddle-free newton",
+        "trust_region": "trust-region",
+    }
+    for name in own:
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, original=original: (used.append(name), original(*a))[1])
+    assert escape(BOUNDED_MONKEY_SADDLE, np.zeros(2), method=method).success
+    assert {own[name] for name in used} - {"negative curvature"} == {method} - {"negative curvature"}
+    assert ("descend" in used) == (method in ("negative curvature", "perturbed"))
+
+
+def test_the_last_digits_where_the_loss_is_all_rounding():
+    """The loss of 1e6 hides differences below 1e-10; its gradient does not."""
+
+    def f(theta):
+        loss, gradient = ROSENBROCK_SADDLE(theta)
+        return 1e6 + loss, gradient
+
+    result = escape(f, np.zeros(2), gtol=1e-8)
+    assert result.success, str(result)
+    np.testing.assert_allclose(np.abs(result.theta), 1.0, atol=1e-7)
 
 
 def test_what_the_function_offers_is_used():

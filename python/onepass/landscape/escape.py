@@ -98,7 +98,7 @@ def escape(
         How the saddle is left, and what follows:
 
         - "negative curvature": a line search along the most negative curvature, both signs tried, and the gradient's
-          direction where it is not zero; then L-BFGS-B, and trust-ncg for the last digits.
+          direction where it is not zero; then L-BFGS-B, and Newton's steps for the last digits.
         - "perturbed": a random displacement and 100 steps of gradient descent (Jin, Ge, Netrapalli, Kakade and
           Jordan, "How to Escape Saddle Points Efficiently", 2017), then L-BFGS-B. No second derivatives on the way.
         - "saddle-free newton": a random displacement and ``-|H|^-1 g`` (Dauphin et al. 2014); up to 300 parameters.
@@ -139,7 +139,7 @@ def escape(
         judging += found.evaluations
         return found
 
-    start = report = report or judge(function.x)
+    start = report = judge(function.x) if report is None else report
     walk = Walk(function, start.loss, max_iterations, seed)
     x, stopped, descents = function.x, "", 0
     try:
@@ -201,7 +201,7 @@ def _leave(walk: Walk, x: Array, report: CriticalPoint, method: Method, target: 
         lower = along_negative_curvature(walk, x, vector, report.smallest)
         if lower is not None:
             return down(walk, lower, target)
-    stiffness = max(abs(report.smallest), abs(report.largest))
+    stiffness = float(np.nan_to_num(max(abs(report.smallest), abs(report.largest))))
     length = 1 / (stiffness or report.scale or 1.0)
 
     def downwards(walk: Walk, displaced: Array) -> Array:
@@ -231,15 +231,15 @@ def _told(start: CriticalPoint, end: CriticalPoint, stopped: str) -> tuple[bool,
     if stopped:
         return False, f"{stopped}; the lowest point found has {loss}."
     tried = f"none of {ATTEMPTS} random displacements led to a lower point"
-    if end.verdict == "degenerate" and end.loss < start.loss:
+    if end.verdict == "degenerate" and end.loss < start.loss and not end.negative_curvature:
         return True, (
             f"a degenerate point of {loss}, flat within error, reached from {_NAMES[start.verdict]} of loss "
             f"{start.loss:.6g}; {tried}, so it is a minimum as far as was tried."
         )
-    return False, (
-        f"{'theta' if end is start else 'the end'}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: a flat minimum, "
-        "a plateau, or a way down that a larger radius might find."
-    )
+    which = "theta" if end is start else "the end"
+    known = "" if end.negative_curvature else "a flat minimum, a plateau, or "
+    way = "a way down that another radius might find"
+    return False, f"{which}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: {known}{way}."
 
 
 _NAMES = {
