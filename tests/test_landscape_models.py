@@ -143,6 +143,13 @@ def test_dropout_is_refused_in_training_and_fine_in_inference():
     landscape.from_model(nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.0)), losses.CrossEntropy(), x, y)
 
 
+def test_shared_parameters_are_refused():
+    first, second = nn.Linear(5, 5), nn.Linear(5, 5)
+    second.weight = first.weight
+    with pytest.raises(ValueError, match="two layers of the model share a parameter"):
+        landscape.from_model(nn.Sequential(first, second), losses.CrossEntropy(), *data())
+
+
 def test_other_random_layers_are_found_out():
     class Noise(nn.Layer):
         keeps_shape = True

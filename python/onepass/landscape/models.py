@@ -83,6 +83,8 @@ class ModelFunction:
         self._parameters = self._model.parameters()
         if not self._parameters:
             raise ValueError(f"model {model!r:.60} has no parameters, expected at least one")
+        if len({id(parameter) for parameter in self._parameters}) != len(self._parameters):
+            raise ValueError("two layers of the model share a parameter, expected each once: it would have two thetas")
         self.shapes: list[tuple[int, ...]] = [parameter.shape for parameter in self._parameters]
         self.theta: Array = _joined(self._parameters)
         own = {id(parameter) for parameter in self._parameters}
