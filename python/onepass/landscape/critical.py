@@ -11,11 +11,11 @@ import numpy as np
 
 from onepass.landscape.curvature import at_the_critical_point, curvature, unknown
 from onepass.landscape.differences import EPS
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count
 from onepass.landscape.minimum_ratio import minimum_ratio
 from onepass.landscape.verdict import Verdict, judge
 
-__all__ = ["CriticalPoint", "check_result", "critical_point"]
+__all__ = ["CriticalPoint", "check_dense", "check_gtol", "check_result", "critical_point"]
 
 DENSE = 300  # parameters up to which the whole Hessian is computed
 GRADIENT_SHARE = 1e-5  # of the gradient a distance of one away; SciPy's BFGS stops at 1e-5
@@ -164,7 +164,11 @@ def critical_point(
     >>> critical_point(saddle, np.array([0.0, 2**0.5])).verdict
     'local minimum'
     """
-    _check(gtol, samples, steps)
+    check_gtol(gtol)
+    check_dense(dense)
+    check_count("samples", samples, 0)
+    check_count("steps", steps, 2)
+    check_count("seed", seed, 0)
     function = Function(f, theta)
     x, n = function.x, function.size
     loss, gradient = function.loss_and_gradient(x)
@@ -257,9 +261,14 @@ def _gradient_at_a_distance(function: Function, seed: int) -> float:
     return 0.0
 
 
-def _check(gtol: float | None, samples: int, steps: int) -> None:
-    if gtol is not None and not (math.isfinite(gtol) and gtol >= 0):
-        raise ValueError(f"gtol is {gtol}, expected a finite number >= 0, or None for one that scales with f")
-    for name, value, least in (("samples", samples, 0), ("steps", steps, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}, expected an integer >= {least}")
+def check_gtol(gtol: object) -> None:
+    if gtol is None:
+        return
+    number = isinstance(gtol, (int, float, np.number)) and not isinstance(gtol, bool)
+    if not (number and 0 <= float(gtol) < math.inf):  # type: ignore[arg-type]
+        raise ValueError(f"gtol is {gtol!r}, expected a finite number >= 0, or None for one that scales with f")
+
+
+def check_dense(dense: object) -> None:
+    if dense is not None and not isinstance(dense, (bool, np.bool_)):
+        raise TypeError(f"dense is {dense!r}, expected True, False, or None for up to {DENSE} parameters")

@@ -141,7 +141,8 @@ def _lanczos(function: Function, seed: int) -> Curvature:
     asymmetry = _asymmetry(operator, seed)
     ends = _ends(operator, TOLERANCES[0], asymmetry, seed)
     for tolerance in TOLERANCES[1:]:
-        if not any(end.proof < abs(end.value) <= end.error for end in ends):
+        low, high = ends  # a negative Rayleigh quotient settles the sign of the smallest, a positive one of the largest
+        if not (low.proof < low.value <= low.error or high.proof < -high.value <= high.error):
             break
         more = _ends(operator, tolerance, asymmetry, seed)  # worse, if ARPACK gives up
         ends = [min(pair, key=lambda end: end.error) for pair in zip(ends, more, strict=True)]

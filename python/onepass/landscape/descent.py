@@ -17,7 +17,7 @@ __all__ = ["DENSE", "descend", "trust_region"]
 DENSE = 300  # parameters up to which Hessians are dense
 POLISHING = 10  # Newton's steps that follow L-BFGS at most
 KRYLOV = 100  # iterations of MINRES in one of them
-ROUNDING = 1e-13  # of a loss that is a sum of many
+ROUNDING = 1e-6  # some units of the last place of a loss that is computed in float32
 WIDEST = 1e10  # trust region: wide enough to see that a function is unbounded
 
 

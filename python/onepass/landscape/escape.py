@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onepass.landscape.critical import CriticalPoint, critical_point
+from onepass.landscape.critical import CriticalPoint, check_dense, check_gtol, critical_point
 from onepass.landscape.descent import DENSE, descend, trust_region
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count
 from onepass.landscape.negative_curvature import along_negative_curvature
 from onepass.landscape.perturbed import ATTEMPTS, gradient_descent, lower_after_displacement
 from onepass.landscape.saddle_free import saddle_free_newton
@@ -129,6 +129,9 @@ def escape(
     """
     theta = report.theta if theta is None and isinstance(report, CriticalPoint) else theta
     function = Function(f, theta)
+    check_gtol(gtol)
+    check_dense(dense)
+    check_count("seed", seed, 0)
     _check(function, report, method, max_iterations, radius)
 
     judging = 0
@@ -158,7 +161,7 @@ def escape(
                 stopped = "descent gets no further"
                 break
             if descents == DESCENTS or (descents and _levels_off(function, start, report, x)):
-                stopped = "the loss levels off without a critical point, as in a tail that goes to infinity"
+                stopped = "the loss levels off while the gradient is above gtol, as in a tail that goes to infinity"
                 break
     except BudgetSpentError:
         stopped = f"max_iterations, {max_iterations}, are used up"
@@ -253,7 +256,7 @@ _NAMES = {
 
 
 def _check(
-    function: Function, report: CriticalPoint | None, method: object, max_iterations: object, radius: float
+    function: Function, report: CriticalPoint | None, method: object, max_iterations: object, radius: object
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
@@ -262,10 +265,10 @@ def _check(
             f"theta has {function.size} parameters, expected at most {DENSE} for saddle-free newton, which needs the "
             "whole Hessian at every step; take method='negative curvature'"
         )
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations!r}, expected an integer >= 1")
-    if not (math.isfinite(radius) and radius > 0):
-        raise ValueError(f"radius is {radius}, expected a finite number > 0")
+    check_count("max_iterations", max_iterations, 1)
+    number = isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool)
+    if not (number and 0 < float(radius) < math.inf):  # type: ignore[arg-type]
+        raise ValueError(f"radius is {radius!r}, expected a finite number > 0")
     if report is None:
         return
     if not isinstance(report, CriticalPoint):
