@@ -143,7 +143,8 @@ def draw_contours(plane: Plane, ax: Any, path: Array | None, count: int) -> Any:
         if len(levels) > 2:
             ax.contour(plane.a, plane.b, losses, levels=levels[1:-1], colors="white", linewidths=0.4, alpha=0.6)
         ticks = levels[:: -(-len(levels) // TICKS)]
-        ax.figure.colorbar(filled, ax=ax, label="loss", spacing="uniform", ticks=ticks, format=_number)
+        written = require("matplotlib.ticker").FuncFormatter(_number)
+        ax.figure.colorbar(filled, ax=ax, label="loss", spacing="uniform", ticks=ticks, format=written)
     ax.set_facecolor(MISSING)
     if path is not None:
         _draw_path(ax, path)
