@@ -161,12 +161,12 @@ positive."""
 
 def verdicts_caption(results: Results) -> str:
     found, plain = results["found"]["verdicts"], Counter(results["without decay"]["verdicts"])
-    largest = np.linalg.norm(results["without decay"]["theta"], axis=1).max()
+    largest, kept = (np.linalg.norm(results[name]["theta"], axis=1).max() for name in ("without decay", "trained"))
     return f"""What `critical_point` calls them. {found.count("local minimum")} of {len(found)} critical points found
-are minima, and all trained networks. Without weight decay, {plain["degenerate"]} of {plain.total()} trained networks
-are degenerate: saturated units leave directions along which the curvature is zero within its error, so that second
-derivatives cannot tell a minimum from a valley without end, down which weights go on growing (the largest norm is
-{largest:.0f})."""
+are minima, and so are all trained networks. Without weight decay {plain["degenerate"]} of {plain.total()} trained
+networks are degenerate: along some direction the curvature is zero within its error, and second derivatives cannot tell
+a minimum from a valley that falls without end, in which weights go on growing (the largest norm is {largest:.0f}, with
+decay {kept:.0f})."""
 
 
 CHAPTER = Chapter(
