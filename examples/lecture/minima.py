@@ -150,13 +150,14 @@ suspect a saddle or a plateau first, and look at the smallest eigenvalue: there 
 
 def scatter_caption(results: Results) -> str:
     found, trained = results["found"], results["trained"]
+    bar = " A bar reaches over eigenvalues that are zero within their error." if found["flat"].any() else ""
     return f"""A 2-{WIDTH}-1 tanh network on {ROWS} rows with random targets; {len(found["loss"])} points where a search
 from beside early steps of training found ∇L = 0, at {results["distinct"]} different losses, the ratio between
 {(found["ratio"] + found["flat"]).min():.0%} and 100%. The rank correlation of loss and ratio is
 {results["correlation"]:.2f}. Training, to a gradient below {max(1e-7, trained["gradient"].max()):.0e}, ends at minima
 of {len(set(trained["loss"].round(6)))} different losses between {trained["loss"].min():.2f} and
 {trained["loss"].max():.2f}. Weight decay adds {DECAY:g} to every eigenvalue here; without it fewer would be
-positive."""
+positive.{bar}"""
 
 
 def verdicts_caption(results: Results) -> str:
