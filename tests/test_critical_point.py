@@ -362,7 +362,7 @@ def test_a_point_that_is_critical_to_rounding_is_not_judged_by_rounding(seed):
 
     def f(theta):
         d = theta - minimum
-        return float(d @ matrix @ d / 2 + (d**4).sum() / 4), matrix @ d + d**3
+        return float(d @ matrix @ d / 2 + (d**4).sum() / 4), matrix @ theta - matrix @ minimum + d**3
 
     theta = minimum + 3e-13 * rng.standard_normal(6)
     report = critical_point(f, theta)
