@@ -180,7 +180,7 @@ def test_the_console_lines_of_the_commands_page_run(tmp_path):
         assert run.returncode == 0, f"{command}: {run.stderr}"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "lecture"])
 def test_the_commands_page_has_every_option(command):
     text = COMMAND.read_text(encoding="utf-8")
     section = re.search(rf"^## onepass {command}$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
@@ -191,3 +191,18 @@ def test_the_commands_page_has_every_option(command):
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
     assert options <= shown, f"not on the page: {sorted(options - shown)}"
     assert shown <= options | {"--help"}, f"no options: {sorted(shown - options)}"
+
+
+# ---- the page of the C ABI
+
+
+def test_the_page_of_the_c_abi_names_every_function():
+    header = (ROOT / "csrc" / "include" / "onepass" / "onepass.h").read_text(encoding="utf-8")
+    declared = set(
+        re.findall(r"^(?:onepass_status|const char\*|int\w+|size_t|void|const \w+\*) (onepass_\w+)\(", header, re.M)
+    )
+    page = (ROOT / "docs" / "embedding" / "c.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `onepass_")]
+    named = {name for row in rows for name in re.findall(r"`(onepass_\w+)`", row.split("|")[1])}
+    assert len(declared) > 50
+    assert named - {"onepass_sgd", "onepass_adam"} == declared

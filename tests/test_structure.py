@@ -134,9 +134,14 @@ def test_callbacks_know_the_trainers_protocol_only(name):
     assert {part(i) for i in imported(MODULES[name])} & {"trainer", "cli"} == set()
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "landscape"] or ["onepass"])
+@pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "landscape"])
 def test_landscape_takes_a_function_and_knows_no_layers(name):
-    assert {part(i) for i in imported(MODULES[name])} & {"nn", "optim"} == set()
+    assert {part(i) for i in imported(MODULES[name])} & {"nn", "optim", "losses", "trainer", "callbacks"} == set()
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if part(n) not in {"cli", "lecture"}])
+def test_the_lecture_is_on_top_of_everything(name):
+    assert "lecture" not in {part(i) for i in imported(MODULES[name])}
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if part(n) not in ADAPTERS])
@@ -147,7 +152,9 @@ def test_nothing_imports_an_adapter_or_its_framework(name):
     assert {i.split(".")[0] for i in names} & {"torch", "jax", "onnx", "onnxruntime", "mpi4py"} == set()
 
 
-@pytest.mark.parametrize("name", ["onepass", "onepass.kernels", "onepass.reference", "onepass.optim"])
+@pytest.mark.parametrize(
+    "name", ["onepass", "onepass.kernels", "onepass.reference", "onepass.optim", "onepass.landscape", "onepass.lecture"]
+)
 def test_import_is_silent_and_needs_numpy_alone(name):
     heavy = ["scipy", "matplotlib", "sklearn", "tqdm", "torch", "jax", "safetensors", "threadpoolctl", "pandas"]
     code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
@@ -225,7 +232,8 @@ def test_design_signatures():
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("onepass", ["info", "set_threads", "get_threads", "get_include", "get_cmake_dir", "__version__"]),
+        ("onepass", ["info", "set_threads", "get_threads", "__version__"]),
+        ("onepass", ["get_include", "get_cmake_dir", "get_library"]),
         ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]),
         ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
         ("onepass.schedules", ["constant", "step_decay", "cosine", "linear_warmup", "join"]),
@@ -239,6 +247,14 @@ def test_design_signatures():
         ),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError", "BinaryCrossEntropyWithLogits", "Huber", "SmoothL1"]),
         ("onepass.trainer", ["Trainer"]),
+        (
+            "onepass.landscape",
+            ["gradient_check", "hessian_vector_product", "hessian", "hessian_operator", "gauss_newton_operator"],
+        ),
+        ("onepass.landscape", ["eigenpairs", "trace", "spectral_density", "taylor", "from_model", "from_torch"]),
+        ("onepass.landscape", ["critical_point", "check_result", "escape", "line", "plane", "random_direction", "pca"]),
+        ("onepass.landscape", ["directions_between", "CriticalPoint", "Escape"]),
+        ("onepass.callbacks", ["Trajectory"]),
         ("onepass.torch", ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]),
         ("onepass.torch", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
     ],

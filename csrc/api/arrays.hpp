@@ -9,6 +9,7 @@
 
 #include "onepass/onepass.h"
 #include "runtime/error.hpp"
+#include "runtime/host.hpp"
 
 namespace onepass::api {
 
@@ -78,6 +79,8 @@ onepass_status guarded(F&& body) noexcept {
     return body();
   } catch (const std::bad_alloc&) {
     return fail(ONEPASS_NO_MEMORY, "out of memory");
+  } catch (const runtime::HostFailure&) {
+    return fail(ONEPASS_INVALID_VALUE, "parallel_for: returned before all tasks had run, each once");
   } catch (...) {
     return fail(ONEPASS_INVALID_VALUE, "internal error");
   }

@@ -1,12 +1,20 @@
 // Version, errors, instruction-set levels, threads.
 #include "api/arrays.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/host.hpp"
 #include "runtime/team.hpp"
 #include "runtime/threads.hpp"
 
 using namespace onepass;
 
 const char* onepass_version(void) { return ONEPASS_VERSION; }
+int32_t onepass_abi_version(void) { return ONEPASS_ABI_VERSION; }
+onepass_status onepass_require(int32_t major, int32_t minor, int32_t abi) {
+  if (abi == ONEPASS_ABI_VERSION && major == ONEPASS_VERSION_MAJOR && minor <= ONEPASS_VERSION_MINOR) return ONEPASS_OK;
+  return api::fail(ONEPASS_UNAVAILABLE,
+                   "the library is onepass %s with ABI %d, the program was compiled for %d.%d with ABI %d",
+                   ONEPASS_VERSION, ONEPASS_ABI_VERSION, major, minor, abi);
+}
 const char* onepass_last_error(void) { return runtime::last_error(); }
 
 onepass_status onepass_init(void) {
@@ -24,6 +32,15 @@ onepass_status onepass_set_threads(int32_t threads) {
   return ONEPASS_OK;
 }
 int32_t onepass_get_threads(void) { return runtime::get_threads(); }
+
+onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void* host, int32_t threads) {
+  if (parallel_for != nullptr && threads < 1)
+    return api::fail(ONEPASS_INVALID_VALUE, "threads: expected those that parallel_for has, 1 or more, got %d",
+                     threads);
+  runtime::set_host(parallel_for, host);
+  runtime::set_host_threads(parallel_for != nullptr ? threads : 0);
+  return ONEPASS_OK;
+}
 
 onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,
                                     int32_t threads) {

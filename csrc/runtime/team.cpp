@@ -16,6 +16,7 @@
 #include <sched.h>
 #endif
 
+#include "runtime/host.hpp"
 #include "runtime/subnormals.hpp"
 
 namespace onepass::runtime {
@@ -182,6 +183,7 @@ void Team::run(int threads, std::int64_t tasks, Body task, void* with) {
 }  // namespace
 
 void run_team(int threads, std::int64_t tasks, Body body, void* context) {
+  if (threads > 1 && has_host()) return run_on_host(threads, tasks, body, context);
   if (threads > 1 && !forked.load(std::memory_order_relaxed)) {
     Team& t = team();
     const std::unique_lock lock(t.busy, std::try_to_lock);

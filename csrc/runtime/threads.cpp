@@ -15,6 +15,7 @@ namespace onepass::runtime {
 namespace {
 
 std::atomic<int> chosen{0};
+thread_local int host_threads = 0;
 
 // The CPU quota of this process's cgroup (version 2, then version 1), in whole CPUs; 0: none.
 int cgroup_cpus() {
@@ -60,11 +61,13 @@ int default_threads() {
 }  // namespace
 
 int get_threads() {
+  if (host_threads > 0) return host_threads;
   const int set = chosen.load(std::memory_order_relaxed);
   return set > 0 ? set : default_threads();
 }
 
 void set_threads(int threads) { chosen = threads; }
+void set_host_threads(int threads) { host_threads = threads; }
 
 int team_size(int requested, std::int64_t tasks, std::int64_t bytes) {
   if (tasks < 2 || bytes < kSerialBytes) return 1;

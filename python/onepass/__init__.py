@@ -14,7 +14,15 @@ rates; ``nn``, ``losses``, ``data`` and ``trainer`` train networks and need ``pi
 
 from __future__ import annotations
 
-from onepass._info import get_cmake_dir, get_include, get_threads, info, set_threads, version as _version
+from onepass._info import (
+    get_cmake_dir,
+    get_include,
+    get_library,
+    get_threads,
+    info,
+    set_threads,
+    version as _version,
+)
 
 __version__ = _version()
-__all__ = ["__version__", "get_cmake_dir", "get_include", "get_threads", "info", "set_threads"]
+__all__ = ["__version__", "get_cmake_dir", "get_include", "get_library", "get_threads", "info", "set_threads"]

@@ -84,3 +84,12 @@ def get_include() -> str:
 def get_cmake_dir() -> str:
     """The folder with onepassConfig.cmake: pass it to CMake as ``-Donepass_DIR=...``."""
     return str(_native_dir() / "lib" / "cmake" / "onepass")
+
+
+def get_library() -> str:
+    """The shared library with the C ABI of ``onepass/onepass.h``, for ctypes, cffi and linkers.
+
+    >>> get_library().endswith("libonepass.so")
+    True
+    """
+    return str(_native_dir() / "lib" / "libonepass.so")

@@ -1,9 +1,12 @@
 // A trainer loop of its own: softmax regression on three rotated clouds of points, with onepass's loss and Adam.
 // Prints the first and the last loss and the accuracy; exits with 1 if it did not learn.
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <random>
 #include <span>
+#include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "onepass/onepass.hpp"
@@ -35,6 +38,7 @@ Data make_data() {
 int main() try {
   using onepass::Array;
   using onepass::check;
+  onepass::require();
   const Data data = make_data();
   std::vector<float> weight(kClasses * kFeatures), dweight(weight.size()), exp_avg(weight.size()),
       exp_avg_sq(weight.size());
@@ -80,6 +84,28 @@ int main() try {
   const double accuracy = static_cast<double>(right) / kSamples;
   std::printf("onepass %s on %s: loss %.4f to %.4f, accuracy %.3f\n", onepass_version(), onepass_isa(), first, loss,
               accuracy);
+
+  // in the program's own threads: the same bits
+  std::vector<float> x(4096 * 256), ours(x.size()), theirs(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 97) / 7.0F;
+  const auto softmax = [&](std::vector<float>& out) {
+    check(onepass_softmax(Array(std::span<const float>(x), {4096, 256}).get(), 1,
+                          Array(std::span<float>(out), {4096, 256}).get(), 0));
+  };
+  softmax(ours);
+  std::atomic<int> jobs{0};
+  {
+    const onepass::HostThreads host(
+        [&](std::int64_t tasks, auto range) {
+          std::vector<std::thread> threads;
+          for (std::int64_t k = 0; k < 3; ++k)
+            threads.emplace_back([&, k] { range(tasks * k / 3, tasks * (k + 1) / 3), ++jobs; });
+          for (std::thread& thread : threads) thread.join();
+        },
+        3);
+    softmax(theirs);
+  }
+  if (jobs != 3 || ours != theirs) throw std::runtime_error("the program's own threads gave other bits");
 
   // an error is a status with a sentence, and an exception in the C++ face
   try {

@@ -18,9 +18,15 @@
 #define ONEPASS_VERSION_MINOR 1
 #define ONEPASS_VERSION_PATCH 0
 #define ONEPASS_VERSION "0.1.0"
+/* Grows when a program that was compiled with an older header can no longer call the library: a struct or a signature
+ * has changed. New functions leave it alone. The shared library's soname ends in it. */
+#define ONEPASS_ABI_VERSION 1
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* these functions are what a shared library exports */
 #endif
 
 typedef enum onepass_status {
@@ -65,6 +71,11 @@ typedef struct onepass_array {
 /* ---- library ------------------------------------------------------------------------------------------------- */
 
 const char* onepass_version(void);
+int32_t onepass_abi_version(void);
+/* Whether this library serves a program that was compiled with this header: onepass_require(ONEPASS_VERSION_MAJOR,
+ * ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION) at its start. ONEPASS_UNAVAILABLE where the ABI or the major version
+ * differs, or the library is older. */
+onepass_status onepass_require(int32_t major, int32_t minor, int32_t abi);
 const char* onepass_last_error(void); /* of this thread; "" if there was none */
 
 /* Picks the kernels for this CPU, or those that the environment variable ONEPASS_ISA names. Called by itself when
@@ -78,6 +89,18 @@ int32_t onepass_isa_available(size_t i); /* 1 if this CPU and operating system r
 /* Threads of the process-wide team. The default respects OMP_NUM_THREADS, affinity and the cgroup's CPU quota. */
 onepass_status onepass_set_threads(int32_t threads); /* 0: back to the default */
 int32_t onepass_get_threads(void);
+
+/* A parallel-for of the host's: calls range(context, begin, end) for every i of [0, tasks) in exactly one call with
+ * begin <= i < end, on any threads and in any order, and returns when all of the calls have returned. tasks is at most
+ * sixteen for each thread. range throws nothing and may be called by several threads at once. */
+typedef void (*onepass_range)(void* context, int64_t begin, int64_t end);
+typedef void (*onepass_parallel_for)(void* host, int64_t tasks, onepass_range range, void* context);
+
+/* From now on what the calling thread starts runs in the host's threads, `threads` (>= 1) of them, instead of the
+ * team's, to the same bits; onepass_get_threads() of this thread says `threads` then. NULL: back to the team. host is
+ * passed on as it is. ONEPASS_INVALID_VALUE from a later call whose tasks the host did not all run: what it was to
+ * write is undefined. A BLAS without set_threads has to be thread-safe and serial inside the host's threads. */
+onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void* host, int32_t threads);
 
 /* ---- optimizer updates --------------------------------------------------------------------------------------- */
 
@@ -453,6 +476,9 @@ onepass_status onepass_dropout_backward(const onepass_array* dy, double p, uint6
 onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,
                                     int32_t threads);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

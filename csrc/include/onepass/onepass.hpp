@@ -15,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "onepass.h"
@@ -30,6 +31,30 @@ class Error : public std::runtime_error {
 inline void check(onepass_status status) {
   if (status != ONEPASS_OK) throw Error(status);
 }
+
+// Throws unless the library serves a program that was compiled with this header.
+inline void require() { check(onepass_require(ONEPASS_VERSION_MAJOR, ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION)); }
+
+// While it lives, what this thread starts runs in the host's threads. parallel_for(tasks, range) has to call
+// range(begin, end) so that each of [0, tasks) is in one call, and to return when all calls have returned.
+template <typename ParallelFor>
+class HostThreads {
+ public:
+  HostThreads(ParallelFor parallel_for, int threads) : parallel_for_(std::move(parallel_for)) {
+    check(onepass_set_parallel_for(
+        [](void* host, std::int64_t tasks, onepass_range range, void* context) {
+          static_cast<HostThreads*>(host)->parallel_for_(
+              tasks, [range, context](std::int64_t begin, std::int64_t end) { range(context, begin, end); });
+        },
+        this, threads));
+  }
+  ~HostThreads() { onepass_set_parallel_for(nullptr, nullptr, 0); }
+  HostThreads(const HostThreads&) = delete;
+  HostThreads& operator=(const HostThreads&) = delete;
+
+ private:
+  ParallelFor parallel_for_;
+};
 
 template <typename T>
 constexpr onepass_dtype dtype_of() {

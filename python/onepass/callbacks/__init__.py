@@ -8,6 +8,7 @@ from onepass.callbacks.logs import CSVLogger, LearningRateMonitor, TensorBoard
 from onepass.callbacks.non_finite import TerminateOnNonFinite
 from onepass.callbacks.plateau import ReduceLROnPlateau
 from onepass.callbacks.progress_bar import ProgressBar
+from onepass.callbacks.trajectory import Trajectory
 
 __all__ = [
     "EMA",
@@ -21,4 +22,5 @@ __all__ = [
     "Run",
     "TensorBoard",
     "TerminateOnNonFinite",
+    "Trajectory",
 ]

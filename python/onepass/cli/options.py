@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from onepass.cli.results import ACTIVATIONS
 from onepass.cli.schedules import SCHEDULES
+from onepass.lecture import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,11 +94,20 @@ def _nonempty(text: str) -> str:
     return text
 
 
+def _chapter(text: str) -> str:
+    names = find.names()
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no chapter, expected one of {', '.join(names)}")
+    return text
+
+
 def parser(version: str) -> Parser:
     """Of the whole command; ``command`` in what it returns names the module that runs it."""
     top = Parser(prog="onepass", description="Fused CPU training kernels, and a trainer on top.")
     top.add_argument("--version", action="version", version=f"onepass {version}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="train | evaluate | predict | export | info")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="train | evaluate | predict | export | lecture | info"
+    )
     _train_options(
         commands.add_parser(
             "train",
@@ -145,12 +155,27 @@ def parser(version: str) -> Parser:
     _trained(export)
     export.add_argument("file", nargs="?", type=_nonempty, metavar="FILE.onnx", help="default: FOLDER/model.onnx")
     export.add_argument("--softmax", action="store_true", help="probabilities in place of logits")
+    _lecture_options(
+        commands.add_parser(
+            "lecture",
+            help="the pictures of the lecture, as a page",
+            description="Compute every picture of the lecture on why training fails and what helps; write them, their "
+            "numbers, and one HTML page that explains them.",
+            epilog=f"the chapters: {', '.join(find.names()) or 'none found'}",
+        )
+    )
     commands.add_parser("info", help="version, instruction-set levels, threads, OpenMP runtimes")
     return top
 
 
 def _trained(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=_nonempty, metavar="FOLDER", help="that `onepass train` wrote: runs/NAME")
+
+
+def _lecture_options(lecture: argparse.ArgumentParser) -> None:
+    add = lecture.add_argument
+    add("--only", type=_chapter, action="append", metavar="NAME", help="this chapter alone; may be given again")
+    add("--out", type=_nonempty, default="lecture", metavar="DIR", help="default: %(default)s")
 
 
 def _train_options(train: argparse.ArgumentParser) -> None:

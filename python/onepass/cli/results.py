@@ -1,4 +1,4 @@
-"""The folder that a training leaves behind: written at once or not at all, and read again."""
+"""The folder that a command leaves behind, a training's above all: written at once or not at all, and read again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from onepass.cli.output import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from onepass import data, nn
     from onepass.history import History
     from onepass.trainer import Trainer
 
-__all__ = ["FILES", "Trained", "check_out", "network", "read", "write"]
+__all__ = ["FILES", "Trained", "check_out", "network", "read", "staged", "write"]
 
 FILES = ("checkpoint.json", "curves.png", "history.json", "model.safetensors")
 ACTIVATIONS = {
@@ -110,8 +110,8 @@ def _remove(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def check_out(out: Path) -> None:
-    """Before an hour of training rather than after it."""
+def check_out(out: Path, files: Sequence[str] = FILES) -> None:
+    """Before an hour of training rather than after it: can ``files`` be written in ``out``?"""
     import tempfile
 
     missing = _missing(out)
@@ -124,31 +124,27 @@ def check_out(out: Path) -> None:
         raise UsageError(f"argument --out: cannot write in {out}: {error.strerror}") from None
     finally:
         _remove(missing)
-    for name in FILES:
+    for name in files:
         if (out / name).is_dir():
             raise UsageError(f"argument --out: {out / name} is a folder, expected a file or nothing")
 
 
-def write(out: Path, trainer: Trainer, scaling: data.Scaling, meta: dict[str, Any], history: History) -> None:
-    """Everything in a folder of its own first, then moved to ``out``: a failure leaves nothing behind."""
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder for files that are moved to ``out`` when all are there: a failure leaves nothing behind."""
     import shutil
-
-    from onepass import checkpoint
 
     new = not out.exists()
     missing = _missing(out.parent)
     staging = (out.parent if new else out) / f".onepass-{os.getpid()}.tmp"
     try:
         staging.mkdir(parents=True)
-        arrays = {"feature_mean": scaling.mean, "feature_std": scaling.std}
-        checkpoint.save(staging, trainer.model, trainer.optimizer, meta, arrays)
-        (staging / "history.json").write_text(checkpoint.strict_json(history), encoding="utf-8")
-        history.plot(staging / "curves.png", held_out="test")
+        yield staging
         if new:
             os.replace(staging, out)
         else:
-            for name in FILES:
-                os.replace(staging / name, out / name)
+            for path in sorted(staging.iterdir()):
+                os.replace(path, out / path.name)
         shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -156,3 +152,14 @@ def write(out: Path, trainer: Trainer, scaling: data.Scaling, meta: dict[str, An
         if isinstance(error, OSError):
             raise UsageError(f"cannot write the result in {out}: {error.strerror or error}") from None
         raise
+
+
+def write(out: Path, trainer: Trainer, scaling: data.Scaling, meta: dict[str, Any], history: History) -> None:
+    """The `FILES` of a training."""
+    from onepass import checkpoint
+
+    with staged(out) as folder:
+        arrays = {"feature_mean": scaling.mean, "feature_std": scaling.std}
+        checkpoint.save(folder, trainer.model, trainer.optimizer, meta, arrays)
+        (folder / "history.json").write_text(checkpoint.strict_json(history), encoding="utf-8")
+        history.plot(folder / "curves.png", held_out="test")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from onepass._extras import require
-from onepass.lecture.style import RC
+from onepass.lecture.style import applied
 
-__all__ = ["Chapter", "Picture", "Results"]
+__all__ = ["Chapter", "Picture", "Results", "Text", "said"]
 
 Results = Mapping[str, Any]
 Text = str | Callable[[Results], str]
+
+
+def said(text: Text, results: Results) -> str:
+    """A text, or what a function of the results makes of them."""
+    return text(results) if callable(text) else text
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class Picture:
     draw: Callable[[Results], Any]
     caption: Text
     alt: Text
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"name is {self.name!r}, expected letters, digits, - and _: it becomes a file's name")
 
 
 @dataclass(frozen=True)
@@ -51,17 +61,24 @@ class Chapter:
 
     def draw(self, results: Results) -> dict[str, Any]:
         """Name -> matplotlib's Figure, in the lecture's style."""
-        with require("matplotlib").rc_context(RC):
+        with applied():
             return {picture.name: picture.draw(results) for picture in self.pictures}
+
+    def render(self, results: Results) -> dict[str, bytes]:
+        """Name -> a PNG file's content."""
+        contents = {}
+        with applied():
+            for name, figure in self.draw(results).items():
+                figure.savefig(buffer := BytesIO(), format="png")
+                contents[name] = buffer.getvalue()
+        return contents
 
     def save(self, results: Results, folder: Path) -> list[Path]:
         """Writes each picture as a PNG into ``folder``."""
-        with require("matplotlib").rc_context(RC):
-            paths = []
-            for name, figure in self.draw(results).items():
-                paths.append(folder / f"{name}.png")
-                figure.savefig(paths[-1], format="png")
-        return paths
+        contents = self.render(results)
+        for name, content in contents.items():
+            (folder / f"{name}.png").write_bytes(content)
+        return [folder / f"{name}.png" for name in contents]
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """What a script does when it is run by itself: computes, and writes its pictures."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from onepass._extras import require
 
-__all__ = ["COLORS", "MARKERS", "RC", "SURFACE", "WIDTH", "figure"]
+__all__ = ["COLORS", "MARKERS", "RC", "SURFACE", "WIDTH", "applied", "figure"]
 
 WIDTH = 5.6  # inches: at a phone's 360 points the smallest letters are still 5.5 points
 # Okabe and Ito, "Color Universal Design", 2008, the darker ones first; never the only thing that tells lines apart
@@ -28,6 +30,16 @@ RC: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 180,
 }
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """matplotlib's own defaults and `RC` over them, whatever the user's matplotlibrc says."""
+    matplotlib = require("matplotlib")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 3.6, **subplots: Any) -> tuple[Any, Any]:

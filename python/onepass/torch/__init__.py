@@ -1,8 +1,8 @@
-"""Drop-in optimizers for PyTorch on the CPU: ``from onepass.torch import AdamW`` in place of ``from torch.optim``.
+"""onepass in PyTorch programs: optimizers, operators and modules for tensors on the CPU. Needs torch 2.4 or newer.
 
-They update a model's parameters in place, in one native call a step, and keep torch's machinery: parameter groups,
-schedulers, hooks, GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled
-against torch, which is asked for addresses alone. Needs torch 2.4 or newer.
+The optimizers are drop-in: ``from onepass.torch import AdamW`` in place of ``from torch.optim``. They update a model's
+parameters in place, in one native call a step, and keep torch's machinery: parameter groups, schedulers, hooks,
+GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled against torch.
 
 >>> import torch
 >>> from onepass.torch import AdamW
@@ -16,6 +16,8 @@ False
 torch.bfloat16
 """
 
+from __future__ import annotations
+
 import torch as _torch
 
 if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < (2, 4):
@@ -26,6 +28,11 @@ from onepass.torch._adaptive import Adadelta, Adagrad, RMSprop
 from onepass.torch._optimizer import Optimizer
 from onepass.torch._own_rules import LAMB, LARS, SWATS, AdaBound, Lion, Signum
 from onepass.torch._sgd import ASGD, SGD, Rprop
+from onepass.torch.batch_norm import batch_norm
+from onepass.torch.cross_entropy import cross_entropy
+from onepass.torch.linear_cross_entropy import linear_cross_entropy
+from onepass.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, CrossEntropyLoss, LinearCrossEntropyLoss
+from onepass.torch.replace import replace_modules, restore_modules
 
 __all__ = [
     "ASGD",
@@ -39,6 +46,11 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "Lion",
     "NAdam",
     "Optimizer",
@@ -46,4 +58,9 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Signum",
+    "batch_norm",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "replace_modules",
+    "restore_modules",
 ]
