@@ -682,6 +682,25 @@ def test_another_device():
     assert good.tolist() == [1, 1, 1]
 
 
+def test_what_one_update_refuses_no_other_steps():
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = ours.SGD([{"params": [a], "momentum": 0.9}, {"params": [b]}], lr=0.5)
+    for p in (a, b):
+        p.grad = torch.ones(3)
+    optimizer.step()
+    kept = a.detach().clone()
+    b.grad = b.detach()
+    with pytest.raises(ValueError, match="shares memory"):
+        optimizer.step()
+    assert torch.equal(a, kept)
+    b.grad = torch.ones(3)
+    optimizer.param_groups[1]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr"):
+        optimizer.step()
+    assert torch.equal(a, kept)
+    assert optimizer.state[a].keys() == {"momentum_buffer"}
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam"])
 @pytest.mark.parametrize("before", [0, 2])
 def test_sparse_gradients_are_refused_and_the_remedies_work(name, before):
