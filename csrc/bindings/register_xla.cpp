@@ -3,10 +3,14 @@
 #include "xla/handlers.hpp"
 
 void register_xla(py::module_& m) {
-  m.def("xla_handlers", [] {
-    py::dict handlers;
-    for (const onepass::xla::Target& target : onepass::xla::kTargets)
-      handlers[target.name] = py::capsule(reinterpret_cast<void*>(target.handler));
-    return handlers;
-  });
+  m.def(
+      "xla_handlers",
+      [](int minor) {
+        onepass::xla::speak(minor);
+        py::dict handlers;
+        for (const onepass::xla::Target& target : onepass::xla::kTargets)
+          handlers[target.name] = py::capsule(reinterpret_cast<void*>(target.handler));
+        return handlers;
+      },
+      py::arg("minor"));
 }

@@ -1,18 +1,24 @@
 #include "xla/call.hpp"
 
+#include <atomic>
 #include <cstring>
 #include <new>
+
+#include "xla/handlers.hpp"
 
 namespace onepass::xla {
 namespace {
 
 using abi::ErrorCode;
 
-// A later minor version adds to structs' ends; what it may have moved shows in the sizes, which run() compares.
+std::atomic<int> spoken_minor = abi::kMinor;
+
+// What is declared in abi.hpp is the same in all minor versions known; what a later one may have moved shows in the
+// sizes, which run() compares.
 void describe(const abi::Frame& frame, abi::MetadataExtension& question) {
   abi::Metadata& answer = *question.metadata;
   const bool known = frame.api != nullptr && frame.api->version.major == abi::kMajor;
-  const int minor = known ? frame.api->version.minor : abi::kMinor;
+  const int minor = known ? frame.api->version.minor : spoken_minor.load();
   answer.version = {abi::kVersionSize, nullptr, abi::kMajor, minor};
   answer.traits = 0;
   if (known && minor >= abi::kStateTypeMinor) answer.state_type = 0;
@@ -163,6 +169,8 @@ void start_from(const abi::Buffer& operand, const abi::Buffer& result) {
 void raise_if(onepass_status status) {
   if (status != ONEPASS_OK) throw Failure(code_of(status), std::string("onepass: ") + onepass_last_error());
 }
+
+void speak(int minor) { spoken_minor = minor; }
 
 abi::Error* run(abi::Frame* frame, void (*body)(const Call&)) {
   if (frame->extension != nullptr && frame->extension->type == abi::kMetadata) {

@@ -11,6 +11,9 @@ abi::Error* cross_entropy(abi::Frame* frame);
 abi::Error* batch_norm(abi::Frame* frame);
 abi::Error* batch_norm_backward(abi::Frame* frame);
 
+// Which minor version of the interface to answer with, as an old XLA asks without saying its own. Before registration.
+void speak(int minor);
+
 struct Target {
   const char* name;
   abi::Handler* handler;

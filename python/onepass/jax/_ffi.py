@@ -1,24 +1,49 @@
-"""Custom calls: registered with XLA once, called with all operands on the CPU and varying over the same axes."""
+"""Custom calls: registered with XLA once, and checks that say early what XLA would say late."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from onepass import _core
-
-if not hasattr(jax, "ffi"):
-    raise ImportError(
-        f"onepass.jax needs jax 0.5 or newer, found {jax.__version__}; pip install 'onepass[jax]'", name="jax"
-    )
-
-for _name, _handler in _core.xla_handlers().items():
-    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
+from onepass.jax._varying import alike, result
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
+def interface_version(header: str) -> tuple[int, int]:
+    """Of XLA's foreign function interface, as the C header says that every jaxlib brings along."""
+    major = re.search(r"#define XLA_FFI_API_MAJOR (\d+)", header)
+    minor = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header)
+    if major is None or minor is None:
+        raise ImportError(f"onepass.jax: jaxlib {jax.lib.__version__} does not say which interface it speaks", name="jax")
+    return int(major[1]), int(minor[1])
+
+
+def _register() -> None:
+    if not hasattr(jax, "ffi"):
+        raise ImportError(
+            f"onepass.jax needs jax 0.5 or newer, found {jax.__version__}; pip install 'onepass[jax]'", name="jax"
+        )
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
+    # A handler that JAX refuses would take JAX' whole CPU backend with it: ask before.
+    major, minor = interface_version(header)
+    if (major, minor) < (0, 1) or major > 0:
+        raise ImportError(
+            f"onepass.jax: jaxlib speaks version {major}.{minor} of XLA's interface, expected 0.1 or a later 0.x; "
+            "install another jax, or a newer onepass",
+            name="jax",
+        )
+    for name, handler in _core.xla_handlers(minor).items():
+        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+
+
+_register()
 
 
 def call(
@@ -29,14 +54,13 @@ def call(
     **attributes: Any,
 ) -> tuple[Any, ...]:
     """results: (shape, dtype) of each; aliases: the result that takes the memory of an operand, by their indices."""
-    axes = _varying_axes(operands)
-    options = {"vma": axes} if axes else {}
+    operands, axes = alike(operands)
     found = jax.ffi.ffi_call(
         target,
-        tuple(jax.ShapeDtypeStruct(shape, dtype, **options) for shape, dtype in results),
+        tuple(result(shape, dtype, axes) for shape, dtype in results),
         vmap_method="broadcast_all",
         input_output_aliases=dict(aliases),
-    )(*(_vary(operand, axes) for operand in operands), **attributes)
+    )(*operands, **attributes)
     return tuple(found)
 
 
@@ -65,21 +89,3 @@ def check_shape(name: str, x: Any, shape: tuple[int, ...], why: str) -> None:
 
 def _either(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-# Inside shard_map an array varies over some axes of the mesh, and a custom call wants all operands to vary alike.
-def _varying_axes(operands: Sequence[Any]) -> frozenset[Any]:
-    axes: frozenset[Any] = frozenset()
-    if hasattr(jax, "typeof"):
-        for operand in operands:
-            axes |= getattr(jax.typeof(operand), "vma", frozenset())
-    return axes
-
-
-def _vary(operand: Any, axes: frozenset[Any]) -> Any:
-    missing = tuple(sorted(axes - getattr(jax.typeof(operand), "vma", frozenset()))) if axes else ()
-    if not missing:
-        return operand
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(operand, missing, to="varying")
-    return jax.lax.pvary(operand, missing)

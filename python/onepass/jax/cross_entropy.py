@@ -82,9 +82,13 @@ def softmax_cross_entropy(
         raise ValueError(f"n_classes: expected 1 to {classes}, or None, got {n_classes}")
     if n_classes is not None and n_classes != classes and weight is not None:
         weight = weight[:n_classes]
+    if weight is not None:
+        weight = _constant("weight", weight)
     options = Options(
         int(ignore_index), float(label_smoothing), float(z_loss), reduction, n_classes or 0, logits.ndim - axis
     )
+    if targets.dtype.name in FLOATS:
+        targets = _constant("targets", targets)
     return _loss(options, jnp.asarray(logits), jnp.asarray(targets), weight)
 
 
@@ -120,22 +124,28 @@ def _run(options: Options, logits: Any, targets: Any, weight: Any, gradient: boo
     )
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _constant(name: str, x: Any) -> Any:
+    """x, and an error where somebody differentiates with respect to it, in place of a gradient of 0."""
+    return x
+
+
+@_constant.defjvp
+def _refuse(name: str, primals: Any, tangents: Any) -> Any:
+    raise ValueError(f"{name}: has no gradient here; pass jax.lax.stop_gradient({name}), or differentiate without it")
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(options: Options, logits: Any, targets: Any, weight: Any) -> Any:
     return _run(options, logits, targets, weight, False)[0]
 
 
 def _forward(options: Options, logits: Any, targets: Any, weight: Any) -> tuple[Any, Any]:
-    for name, given in (("targets", targets), ("weight", weight)):
-        if given is not None and given.perturbed and jnp.issubdtype(given.value.dtype, jnp.floating):
-            raise ValueError(f"{name}: have no gradient here; pass jax.lax.stop_gradient({name})")
-    loss, grad = _run(options, logits.value, targets.value, None if weight is None else weight.value, True)
+    loss, grad = _run(options, logits, targets, weight, True)
     return loss, grad
 
 
 def _backward(options: Options, grad: Any, cotangent: Any) -> tuple[Any, None, None]:
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros_like(grad), None, None
     if options.reduction == "none":
         factor = jnp.expand_dims(cotangent, grad.ndim - options.axis)
         return (grad * factor).astype(grad.dtype), None, None
@@ -143,4 +153,4 @@ def _backward(options: Options, grad: Any, cotangent: Any) -> tuple[Any, None, N
     return jax.lax.cond(cotangent == 1, lambda g, _: g, lambda g, c: (g * c).astype(g.dtype), grad, cotangent), None, None
 
 
-_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+_loss.defvjp(_forward, _backward)
