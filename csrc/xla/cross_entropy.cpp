@@ -1,7 +1,7 @@
 // Softmax cross-entropy.
 //
 // operands    logits (..., C, ...); targets: integers of the logits' shape without C, or floats of the logits' shape;
-//             weight (C), or no such operand
+//             weight (n_classes), or no such operand
 // results     loss: a scalar, or for ONEPASS_NONE like integer targets; the gradient, in the memory of the logits, or no
 //             such result
 // attributes  axis: of C, counted from the end (1: the last); reduction, ignore_index, n_classes; label_smoothing, z_loss
@@ -44,7 +44,7 @@ void compute(const Call& call) {
   const std::size_t spare = inner == 1 ? 1 : 0;  // an axis that need not be there
   const std::span<const std::int64_t> logits_shape(whole.data(), whole.size() - spare);
   const std::span<const std::int64_t> rows_shape(rows.data(), rows.size() - spare);
-  const std::array<std::int64_t, 1> weight_shape = {classes};
+  const std::array<std::int64_t, 1> weight_shape = {weighted ? call.input(2).shape[call.input(2).rank - 1] : 0};
   if (with_gradient) start_from(logits, call.output(1));
   for (std::int64_t i = 0; i < copies; ++i) {
     const onepass_array x = part_of(with_gradient ? call.output(1) : logits, copies, i, logits_shape);

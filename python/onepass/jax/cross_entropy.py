@@ -41,7 +41,7 @@ def softmax_cross_entropy(
     Args:
         logits: (..., C), or C along another axis; float32, float64, float16 or bfloat16.
         targets: integers, of the logits' shape without C; or probabilities of the logits' shape and type.
-        weight: (C,) of the logits' type (float32 beside 16 bits), or None.
+        weight: (C,), or (n_classes,), of the logits' type (float32 beside 16 bits), or None.
         ignore_index, label_smoothing, z_loss, n_classes: as in :func:`onepass.kernels.softmax_cross_entropy`; numbers
             that are known while tracing.
         reduction: "mean" (by the summed weights of the rows that count), "sum" or "none".
@@ -75,14 +75,11 @@ def softmax_cross_entropy(
     axis %= logits.ndim
     classes = logits.shape[axis]
     _check_targets(targets, logits, axis)
-    if weight is not None:
-        check_array("weight", weight, _beside(logits))
-        check_shape("weight", weight, (classes,), "one for each class")
     if n_classes is not None and not 1 <= n_classes <= classes:
         raise ValueError(f"n_classes: expected 1 to {classes}, or None, got {n_classes}")
-    if n_classes is not None and n_classes != classes and weight is not None:
-        weight = weight[:n_classes]
     if weight is not None:
+        check_array("weight", weight, _beside(logits))
+        check_shape("weight", weight, (n_classes or classes,), "one for each class")
         weight = _constant("weight", weight)
     options = Options(
         int(ignore_index), float(label_smoothing), float(z_loss), reduction, n_classes or 0, logits.ndim - axis
