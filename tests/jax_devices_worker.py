@@ -99,7 +99,9 @@ def steps_on_all_devices_at_once():
         for _ in range(8):
             p, state = jax.block_until_ready(step(p, p, state))
         alone.append(p)
-    running = [(jax.device_put(p, d), jax.device_put(OPTIMIZER.init(p), d)) for p, d in zip(params, DEVICES, strict=True)]
+    running = [
+        (jax.device_put(p, d), jax.device_put(OPTIMIZER.init(p), d)) for p, d in zip(params, DEVICES, strict=True)
+    ]
     for _ in range(8):
         running = [step(p, p, state) for p, state in running]
     for (p, _), wanted in zip(running, alone, strict=True):

@@ -39,11 +39,17 @@ BEGINNINGS = {
         {"struct_size": "struct_size", "extension": "extension_start", "api": "api", "context": "ctx", "stage": "stage"}
         | {"inputs": "args", "outputs": "rets", "attributes": "attrs"},
     ),
-    "Api": ("XLA_FFI_Api", {"version": "api_version", "internal": "internal_api", "create_error": "XLA_FFI_Error_Create"}),
+    "Api": (
+        "XLA_FFI_Api",
+        {"version": "api_version", "internal": "internal_api", "create_error": "XLA_FFI_Error_Create"},
+    ),
     "Metadata": ("XLA_FFI_Metadata", {"version": "api_version", "traits": "traits"}),
 }
-TYPES = "s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64 bf16".split()
-CODES = "invalid_argument resource_exhausted failed_precondition out_of_range unimplemented internal unavailable".split()
+TYPES = ["s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16"]
+CODES = [
+    "invalid_argument", "resource_exhausted", "failed_precondition", "out_of_range", "unimplemented", "internal",
+    "unavailable",
+]  # fmt: skip
 SIZES = {"kVersionSize": "XLA_FFI_Api_Version", "kErrorCreateSize": "XLA_FFI_Error_Create_Args"}
 
 
@@ -148,8 +154,9 @@ class Attributes(ctypes.Structure):
 
 class Frame(ctypes.Structure):
     _fields_ = [
-        ("size", ctypes.c_size_t), ("extension", ctypes.c_void_p), ("api", ctypes.c_void_p), ("context", ctypes.c_void_p),
-        ("stage", ctypes.c_uint32), ("inputs", Operands), ("outputs", Operands), ("attributes", Attributes),
+        ("size", ctypes.c_size_t), ("extension", ctypes.c_void_p), ("api", ctypes.c_void_p),
+        ("context", ctypes.c_void_p), ("stage", ctypes.c_uint32), ("inputs", Operands), ("outputs", Operands),
+        ("attributes", Attributes),
     ]  # fmt: skip
 
 

@@ -124,7 +124,9 @@ def test_vmap(reduction, weighted):
 
         return one
 
-    each = [jax.jit(both(softmax_cross_entropy))(logits[i], labels[i], weights[i] if weighted else None) for i in range(3)]
+    each = [
+        jax.jit(both(softmax_cross_entropy))(logits[i], labels[i], weights[i] if weighted else None) for i in range(3)
+    ]
     loss, grad = jax.jit(jax.vmap(both(softmax_cross_entropy), axes))(logits, labels, weights)
     np.testing.assert_array_equal(loss, jnp.stack([loss for loss, _ in each]))
     np.testing.assert_array_equal(grad, jnp.stack([grad for _, grad in each]))
@@ -160,7 +162,7 @@ def test_a_label_that_is_no_class_is_an_error_when_it_runs():
 
 def test_targets_and_weights_have_no_gradient():
     logits, probabilities, weight = jnp.ones((2, 3)), jnp.full((2, 3), 1 / 3), jnp.ones(3)
-    with pytest.raises(ValueError, match="targets: has no gradient here; pass jax.lax.stop_gradient"):
+    with pytest.raises(ValueError, match=r"targets: has no gradient here; pass jax\.lax\.stop_gradient"):
         jax.grad(lambda t: softmax_cross_entropy(logits, t))(probabilities)
     with pytest.raises(ValueError, match="weight: has no gradient"):
         jax.grad(lambda w: softmax_cross_entropy(logits, probabilities, w))(weight)

@@ -48,7 +48,8 @@ def tree(seed, dtype="float32"):
     rng = np.random.default_rng(seed)
     shapes = {"w": (33, 7), "b": (5,), "scalar": (), "none": None}
     arrays = {
-        name: None if shape is None else jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in shapes.items()
+        name: None if shape is None else jnp.asarray(rng.standard_normal(shape), dtype)
+        for name, shape in shapes.items()
     }
     return [arrays.pop("b"), (arrays,)]
 
@@ -223,7 +224,10 @@ def test_mask_of_weight_decay(mask, as_function):
     start = tree(0)
     argument = (lambda params: mask) if as_function else mask
     ours = fused.adamw(LR, weight_decay=0.5, mask=argument)
-    whole = [mask[0], ({name: mask[1] if mask[1] is True else mask[1][0][name] for name in ("w", "scalar")} | {"none": None},)]
+    whole = [
+        mask[0],
+        ({name: mask[1] if mask[1] is True else mask[1][0][name] for name in ("w", "scalar")} | {"none": None},),
+    ]
     theirs = optax.adamw(LR, weight_decay=0.5, mask=whole)
     expected = run(with_updates(theirs), start, theirs.init(start))[0]
     close(run(jax.jit(ours.apply), start, ours.init(start))[0], expected, 2e-5, 2e-6)

@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::size_t kCommon = 4;  // columns of every update
 constexpr std::size_t kTraced = 3;  // numbers of an entry
+// A plan compares its arrays in pairs. XLA has seen to it that none overlap; so many at a time cost next to nothing.
+constexpr std::size_t kTensors = 32;
 
 onepass_update find_update(std::string_view name) {
   for (int i = 0; i < ONEPASS_UPDATE_COUNT; ++i)
@@ -123,22 +125,28 @@ class Step {
   }
 
   void run_copy(std::int64_t copies, std::int64_t copy) const {
-    const std::size_t n = group_of_.size();
-    std::vector<std::int64_t> sizes(n);
-    std::vector<onepass_update_tensor> tensors(n);  // all of them flat: no rule looks at shapes
-    for (std::size_t i = 0; i < n; ++i) {
-      sizes[i] = element_count(result(i, 0)) / copies;
-      const std::span<const std::int64_t> shape(&sizes[i], 1);
-      tensors[i].param = part_of(result(i, 0), copies, copy, shape);
-      tensors[i].grad = part_of(grad(i), copies, copy, shape);
-      for (std::size_t k = 0; k < info_.state_count; ++k)
-        tensors[i].states[k] = part_of(result(i, 1 + k), copies, copy, shape);
-      tensors[i].group = static_cast<std::int32_t>(group_of_[i]);
-      tensors[i].lower = tensors[i].copy = tensors[i].averages[0] = tensors[i].averages[1] = absent();
-    }
     const std::vector<char> rows = hypers(copy);
+    for (std::size_t begin = 0; begin < group_of_.size(); begin += kTensors)
+      run_tensors(copies, copy, begin, std::min(begin + kTensors, group_of_.size()), rows);
+  }
+
+  void run_tensors(std::int64_t copies, std::int64_t copy, std::size_t begin, std::size_t end,
+                   const std::vector<char>& rows) const {
+    std::vector<std::int64_t> sizes(end - begin);
+    std::vector<onepass_update_tensor> tensors(end - begin);  // all of them flat: no rule looks at shapes
+    for (std::size_t i = begin; i < end; ++i) {
+      sizes[i - begin] = element_count(result(i, 0)) / copies;
+      const std::span<const std::int64_t> shape(&sizes[i - begin], 1);
+      onepass_update_tensor& tensor = tensors[i - begin];
+      tensor.param = part_of(result(i, 0), copies, copy, shape);
+      tensor.grad = part_of(grad(i), copies, copy, shape);
+      for (std::size_t k = 0; k < info_.state_count; ++k)
+        tensor.states[k] = part_of(result(i, 1 + k), copies, copy, shape);
+      tensor.group = static_cast<std::int32_t>(group_of_[i]);
+      tensor.lower = tensor.copy = tensor.averages[0] = tensor.averages[1] = absent();
+    }
     onepass_plan* created = nullptr;
-    raise_if(onepass_plan_create(update_, tensors.data(), n, &created));
+    raise_if(onepass_plan_create(update_, tensors.data(), tensors.size(), &created));
     const std::unique_ptr<onepass_plan, Destroy> plan(created);
     raise_if(info_.run(created, rows.data(), rows.size() / info_.hyper_size, 0));
   }

@@ -19,6 +19,7 @@ class Leaves:
     def __init__(self, name: str, tree: Any) -> None:
         self.name = name
         self._tree = tree
+        self._structure: Any
         found, self._structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
         self._paths = [jax.tree_util.keystr(path) for path, _ in found]
         self._all = [leaf for _, leaf in found]

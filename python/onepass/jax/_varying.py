@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+_jax: Any = jax  # whose names come and go
 _ManualAxisType = getattr(jax.sharding, "ManualAxisType", None)  # of the newest JAX; before it, a set called vma
 
 
@@ -27,11 +28,11 @@ def alike(operands: Sequence[Any]) -> tuple[list[Any], frozenset[Any]]:
 
 def result(shape: tuple[int, ...], dtype: Any, axes: frozenset[Any]) -> Any:
     if not axes:
-        return jax.ShapeDtypeStruct(shape, dtype)
+        return _jax.ShapeDtypeStruct(shape, dtype)
     if _ManualAxisType is not None:
-        local = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), jax.sharding.PartitionSpec())
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=local, manual_axis_type=_ManualAxisType(varying=axes))
-    return jax.ShapeDtypeStruct(shape, dtype, vma=axes)
+        local = _jax.sharding.NamedSharding(_jax.sharding.get_abstract_mesh(), _jax.sharding.PartitionSpec())
+        return _jax.ShapeDtypeStruct(shape, dtype, sharding=local, manual_axis_type=_ManualAxisType(varying=axes))
+    return _jax.ShapeDtypeStruct(shape, dtype, vma=axes)
 
 
 def _vary(operand: Any, axes: frozenset[Any]) -> Any:
@@ -39,5 +40,5 @@ def _vary(operand: Any, axes: frozenset[Any]) -> Any:
     if not missing:
         return operand
     if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(operand, missing, to="varying")
-    return jax.lax.pvary(operand, missing)
+        return _jax.lax.pcast(operand, missing, to="varying")
+    return _jax.lax.pvary(operand, missing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -105,8 +104,7 @@ def _run(options: Options, x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _normalize(options: Options, x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, ...]:
+def _normalized(options: Options, x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, ...]:
     return _run(options, x, gamma, beta, mean, var)[:3]
 
 
@@ -128,4 +126,5 @@ def _backward(options: Options, saved: tuple[Any, ...], cotangents: tuple[Any, .
     return (*found, None, None)
 
 
+_normalize: Any = jax.custom_vjp(_normalized, nondiff_argnums=(0,))
 _normalize.defvjp(_forward, _backward)

@@ -19,9 +19,7 @@ from onepass.jax.states import (
 from onepass.jax.transformation import Optimizer, Rule
 
 
-def sgd(
-    learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumulator_dtype: Any = None
-) -> Optimizer:
+def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumulator_dtype: Any = None) -> Optimizer:
     """Gradient descent with momentum (Polyak 1964; Sutskever et al. 2013), the formula of ``optax.sgd``.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from onepass.jax._ffi import check_shape
 from onepass.jax._step import SUMS_OVER_TENSORS, is_static, take_step
@@ -105,7 +106,7 @@ def _new_state(rule: Rule, state: Any, count: Any, leaves: Leaves, moments: list
 
 
 def _next(count: Any) -> Any:
-    largest = jnp.iinfo(count.dtype).max
+    largest = np.iinfo(count.dtype).max
     return jnp.where(count < largest, count + 1, largest)
 
 
