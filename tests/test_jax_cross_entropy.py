@@ -183,7 +183,7 @@ def test_targets_and_weights_have_no_gradient():
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"reduction": "max"}, ValueError, "reduction: expected 'mean'"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"n_classes": 4}, ValueError, "n_classes: expected 1 to 3"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"weight": np.ones(2, "f")}, ValueError, r"weight: .* \(3,\)"),
-        (np.zeros((2, 3), "f"), np.zeros(2, int), {"weight": np.ones(3)}, TypeError, "weight: expected float32"),
+        (np.zeros((2, 3), "f"), np.zeros(2, int), {"weight": np.ones(3, "e")}, TypeError, "weight: expected float32"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"label_smoothing": 2.0}, Exception, "label_smoothing: expected"),
     ],
 )

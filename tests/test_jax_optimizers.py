@@ -248,6 +248,15 @@ def test_gradients_that_are_none_leave_arrays_alone():
     assert optimizer.apply({"a": None}, {"a": None}, optimizer.init({"a": None}))[0] == {"a": None}
 
 
+def test_arrays_of_numpy_become_those_of_jax():
+    params, grads = {"a": np.ones(3)}, {"a": np.ones(3, np.float32)}  # float64: JAX makes it float32
+    optimizer = fused.adam(0.1)
+    moved, _ = optimizer.apply(params, grads, optimizer.init(params))
+    assert moved["a"].dtype == jnp.float32
+    np.testing.assert_allclose(moved["a"], np.full(3, 0.9), rtol=1e-6)
+    np.testing.assert_array_equal(params["a"], np.ones(3))
+
+
 def test_grad_scale_divides():
     optimizer = fused.sgd(1.0)
     params, grads = jnp.zeros(4), jnp.arange(4.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from onepass import _core
@@ -64,14 +65,17 @@ def call(
     return tuple(found)
 
 
-def check_array(name: str, x: Any, dtypes: Sequence[str] = FLOATS) -> None:
-    """An array of JAX or NumPy, of one of these types, on the CPU as far as can be seen while tracing."""
+def as_array(name: str, x: Any, dtypes: Sequence[str] = FLOATS) -> jax.Array:
+    """An array of JAX or NumPy, of one of these types, on the CPU as far as can be seen while tracing. NumPy's become
+    JAX' as everywhere in JAX: without its 64-bit mode in 32 bits."""
     if not isinstance(x, jax.Array | np.ndarray | np.number):
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}; make one with jax.numpy.asarray first")
-    if x.dtype.name not in dtypes:
-        raise TypeError(f"{name}: expected {_either(dtypes)}, got {x.dtype.name}; convert it with astype first")
-    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
-        check_platform(name, {device.platform for device in x.devices()})
+    array: jax.Array = jnp.asarray(x)
+    if array.dtype.name not in dtypes:
+        raise TypeError(f"{name}: expected {_either(dtypes)}, got {array.dtype.name}; convert it with astype first")
+    if not isinstance(array, jax.core.Tracer):
+        check_platform(name, {device.platform for device in array.devices()})
+    return array
 
 
 def check_platform(name: str, platforms: set[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from onepass.jax._ffi import check_array, check_shape
+from onepass.jax._ffi import as_array, check_shape
 
 
 def _is_none(x: Any) -> bool:
@@ -22,14 +22,18 @@ class Leaves:
         self._structure: Any
         found, self._structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
         self._paths = [jax.tree_util.keystr(path) for path, _ in found]
-        self._all = [leaf for _, leaf in found]
-        for path, leaf in zip(self._paths, self._all, strict=True):
-            if leaf is not None:
-                check_array(name + path, leaf)
+        self._all: list[Any] = [
+            None if leaf is None else as_array(name + path, leaf)
+            for path, (_, leaf) in zip(self._paths, found, strict=True)
+        ]
         self._at = [i for i, leaf in enumerate(self._all) if leaf is not None and leaf.size > 0]
 
     def __len__(self) -> int:
         return len(self._at)
+
+    @property
+    def tree(self) -> Any:
+        return jax.tree.unflatten(self._structure, self._all)
 
     @property
     def arrays(self) -> list[Any]:
@@ -43,10 +47,11 @@ class Leaves:
     def like(self, name: str, other: Any) -> list[Any]:
         """The arrays of another tree at the same places, of the same shapes."""
         found = self._flat(name, other)
+        arrays = []
         for i in self._at:
-            check_array(name + self._paths[i], found[i])
-            check_shape(name + self._paths[i], found[i], tuple(self._all[i].shape), f"that of {self.name}")
-        return [found[i] for i in self._at]
+            arrays.append(as_array(name + self._paths[i], found[i]))
+            check_shape(name + self._paths[i], arrays[-1], tuple(self._all[i].shape), f"that of {self.name}")
+        return arrays
 
     def prefix(self, name: str, tree: Any) -> list[bool]:
         """For each array what a tree of flags, or its beginning, or a function of the tree, has for it."""

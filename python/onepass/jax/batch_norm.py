@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onepass.jax._ffi import call, check_array, check_shape
+from onepass.jax._ffi import as_array, call, check_shape
 
 
 class Options(NamedTuple):
@@ -57,7 +57,7 @@ def batch_norm(
     >>> y.round(3).tolist(), round(float(mean[0]), 4), round(float(var[0]), 4)
     ([[-1.0], [1.0]], 0.2, 1.1)
     """
-    check_array("x", x)
+    x = as_array("x", x)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"x: expected (N, ..., C) with elements, got shape {tuple(x.shape)}")
     if not -x.ndim <= channel_axis < x.ndim:
@@ -72,11 +72,11 @@ def batch_norm(
         if array is None:
             given[name] = jnp.full(channels, float(name in ("gamma", "running_var")), dtype)
             continue
-        check_array(name, array, (dtype,))
+        given[name] = as_array(name, array, (dtype,))
         check_shape(name, array, (channels,), "one for each channel")
     options = Options(bool(training), bool(relu), float(momentum), float(eps), x.ndim - channel_axis)
     running = (jax.lax.stop_gradient(given["running_mean"]), jax.lax.stop_gradient(given["running_var"]))
-    y, mean, var = _normalize(options, jnp.asarray(x), given["gamma"], given["beta"], *running)
+    y, mean, var = _normalize(options, x, given["gamma"], given["beta"], *running)
     if not training:
         return y, running
     return y, (jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onepass.jax._ffi import FLOATS, call, check_array, check_shape
+from onepass.jax._ffi import FLOATS, as_array, call, check_shape
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -56,7 +56,7 @@ def softmax_cross_entropy(
     differentiated. targets and weight have no gradient: ValueError.
 
     Raises:
-        when the program runs: a label that is no class, as jax.errors.JaxRuntimeError naming the row.
+        when the program runs: for a label that is no class, an error of JAX that names the row.
 
     >>> import jax, jax.numpy as jnp
     >>> logits, labels = jnp.array([[2.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1])
@@ -64,7 +64,7 @@ def softmax_cross_entropy(
     >>> round(float(loss), 4), [round(float(g), 4) for g in grad[1]]
     (0.41, [0.25, -0.25])
     """
-    check_array("logits", logits)
+    logits = as_array("logits", logits)
     if logits.ndim == 0 or logits.size == 0:
         raise ValueError(f"logits: expected (..., C) with elements, got shape {tuple(logits.shape)}")
     if not -logits.ndim <= axis < logits.ndim:
@@ -73,19 +73,17 @@ def softmax_cross_entropy(
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     axis %= logits.ndim
     classes = logits.shape[axis]
-    _check_targets(targets, logits, axis)
+    targets = _checked_targets(targets, logits, axis)
     if n_classes is not None and not 1 <= n_classes <= classes:
         raise ValueError(f"n_classes: expected 1 to {classes}, or None, got {n_classes}")
     if weight is not None:
-        check_array("weight", weight, _beside(logits))
+        weight = as_array("weight", weight, _beside(logits))
         check_shape("weight", weight, (n_classes or classes,), "one for each class")
         weight = _constant("weight", weight)
     options = Options(
         int(ignore_index), float(label_smoothing), float(z_loss), reduction, n_classes or 0, logits.ndim - axis
     )
-    if targets.dtype.name in FLOATS:
-        targets = _constant("targets", targets)
-    loss: jax.Array = _loss(options, jnp.asarray(logits), jnp.asarray(targets), weight)
+    loss: jax.Array = _loss(options, logits, targets, weight)
     return loss
 
 
@@ -93,14 +91,15 @@ def _beside(logits: Any) -> tuple[str, ...]:
     return (logits.dtype.name, "float32") if logits.dtype.itemsize == 2 else (logits.dtype.name,)
 
 
-def _check_targets(targets: Any, logits: Any, axis: int) -> None:
-    check_array("targets", targets, (*INTEGERS, *FLOATS))
+def _checked_targets(targets: Any, logits: Any, axis: int) -> Any:
+    targets = as_array("targets", targets, (*INTEGERS, *FLOATS))
     if targets.dtype.name in INTEGERS:
         rows = tuple(logits.shape[:axis]) + tuple(logits.shape[axis + 1 :])
         check_shape("targets", targets, rows, "that of logits without the classes")
-    else:
-        check_array("targets", targets, _beside(logits))
-        check_shape("targets", targets, tuple(logits.shape), "that of logits, for probabilities")
+        return targets
+    as_array("targets", targets, _beside(logits))
+    check_shape("targets", targets, tuple(logits.shape), "that of logits, for probabilities")
+    return _constant("targets", targets)
 
 
 def _run(options: Options, logits: Any, targets: Any, weight: Any, gradient: bool) -> tuple[Any, ...]:

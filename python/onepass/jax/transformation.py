@@ -51,7 +51,8 @@ class Optimizer(GradientTransformation):
       Under ``jax.jit(optimizer.apply, donate_argnums=(0, 2))`` params and state stay where they are in memory.
 
     Bytes moved for each float32 parameter by Adam: 28 by ``apply``; 44 by ``update`` and ``apply_updates``, which also
-    write zeros (4) that the kernel turns into updates and add these to the parameters (12).
+    write zeros (4) that the kernel turns into updates and add these to the parameters (12); XLA allocates the memory of
+    the updates anew in each call.
 
     Both give the same bits, but for weight decay (which ``update`` takes from a rounded product) and for
     :func:`~onepass.jax.lamb` (where updates are a difference of parameters).
@@ -116,7 +117,7 @@ class _Init:
 
     def __call__(self, params: Any) -> Any:
         names = self.rule.state._fields[1:]
-        Leaves("params", params)
+        params = Leaves("params", params).tree
         trees = {name: jax.tree.map(lambda p, name=name: self._new(name, p), params) for name in names}
         return self.rule.state(jnp.zeros([], jnp.int32), **trees)
 
