@@ -112,6 +112,11 @@ def test_vmap(axis):
                 np.testing.assert_array_equal(found[i, j], wanted)
 
 
+def test_vmap_over_nothing():
+    y, (mean, _) = jax.vmap(batch_norm)(jnp.ones((0, 6, 5)))
+    assert (y.shape, mean.shape) == ((0, 6, 5), (0, 5))
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [

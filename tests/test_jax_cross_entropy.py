@@ -135,6 +135,13 @@ def test_vmap(reduction, weighted):
     close(grad, wanted_grad, 1e-5, 1e-6)
 
 
+def test_vmap_over_nothing():
+    labels = jnp.arange(6) % 5
+    logits = jnp.ones((0, 6, 5))
+    assert jax.vmap(lambda x: softmax_cross_entropy(x, labels))(logits).shape == (0,)
+    assert jax.vmap(lambda x: softmax_cross_entropy(x, labels, reduction="none"))(logits).shape == (0, 6)
+
+
 def test_vmap_over_logits_alone():
     logits, labels = jnp.asarray(RNG.standard_normal((3, 6, 5)), jnp.float32), jnp.arange(6) % 5
     found = jax.vmap(lambda x: softmax_cross_entropy(x, labels))(logits)
@@ -179,6 +186,8 @@ def test_targets_and_weights_have_no_gradient():
         (np.zeros((2, 3), "f"), [0, 1], {}, TypeError, "targets: expected an array, got list"),
         (np.zeros((2, 3), "f"), np.zeros(2, bool), {}, TypeError, "targets: expected int8"),
         (np.zeros((0, 3), "f"), np.zeros(0, int), {}, ValueError, "logits: expected .* with elements"),
+        (np.zeros((2, 3), "f"), np.zeros(2, int), {"axis": "x"}, TypeError, "axis: expected an integer"),
+        (np.zeros((2, 3), "f"), np.zeros(2, int), {"z_loss": "x"}, TypeError, "z_loss: expected a number"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"axis": 2}, ValueError, "axis: expected one of the 2 axes"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"reduction": "max"}, ValueError, "reduction: expected 'mean'"),
         (np.zeros((2, 3), "f"), np.zeros(2, int), {"n_classes": 4}, ValueError, "n_classes: expected 1 to 3"),

@@ -283,6 +283,12 @@ def test_vmap_makes_the_steps_of_each(name):
     np.testing.assert_array_equal(twice[2, 1], step(params[1], grads[1], rates[2]))
 
 
+def test_vmap_over_nothing():
+    optimizer = fused.adam(0.1)
+    moved, _ = jax.vmap(lambda p: optimizer.apply(p, p, optimizer.init(p)))(jnp.ones((0, 5)))
+    assert moved.shape == (0, 5)
+
+
 def test_inside_scan():
     optimizer = fused.adam(0.1)
     params = jnp.full(5, 2.0)
@@ -333,14 +339,20 @@ def test_wrong_states_and_values_are_named():
     grads = params
     with pytest.raises(TypeError, match=r"params\['a'\]: expected float32.*got int32"):
         fused.adam(0.1).init({"a": jnp.ones(3, int)})
+    with pytest.raises(TypeError, match="nu: expected a state of float32 or bfloat16, got float16"):
+        fused.adam(0.1, state_dtype="float16").init(params)
     with pytest.raises(TypeError, match="state: expected AdamState, as init returns it, got LionState"):
         fused.adam(0.1).apply(params, grads, state_of(params, "lion"))
     with pytest.raises(ValueError, match=r"state.mu\['a'\]: expected shape \(3,\)"):
         fused.adam(0.1).apply(params, grads, state_of({"a": jnp.ones(2)}))
-    with pytest.raises(TypeError, match="lr: expected a number, a scalar or a schedule, got str"):
+    with pytest.raises(TypeError, match="learning_rate: expected a number, a scalar or a schedule, got str"):
         fused.adam("fast").apply(params, grads, state_of(params))
-    with pytest.raises(ValueError, match=r"lr: expected shape \(\) \(a scalar\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"learning_rate: expected shape \(\) \(a scalar\), got \(2,\)"):
         fused.adam(jnp.ones(2)).apply(params, grads, state_of(params))
+    with pytest.raises(ValueError, match=r"grad_scale: expected shape \(\)"):
+        fused.adam(0.1).apply(params, grads, state_of(params), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"state.count: expected shape \(\)"):
+        fused.adam(0.1).apply(params, grads, state_of(params)._replace(count=jnp.ones(2, int)))
     with pytest.raises(ValueError, match="params: update of an optimizer with weight decay"):
         fused.adamw(0.1).update(grads, state_of(params))
     with pytest.raises(ValueError, match="mask: does not fit"):

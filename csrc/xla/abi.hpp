@@ -1,6 +1,6 @@
 // What XLA's foreign function interface passes to a handler on the CPU, as far as it is read here: facts of its C ABI
-// (version 0.x), declared anew so that building needs no jaxlib. tests/test_jax_abi.py compares sizes, offsets and codes
-// with the header of the installed jaxlib; call.cpp compares the sizes that XLA states with these, in every call.
+// (version 0.x), declared anew so that building needs no jaxlib. tests/test_jax_abi.py compares sizes, offsets and
+// codes with the header of the installed jaxlib; call.cpp compares the sizes that XLA states with these, in every call.
 #pragma once
 
 #include <cstddef>

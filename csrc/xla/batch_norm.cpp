@@ -1,5 +1,5 @@
-// Batch normalization of x (..., C, ...) and its gradient. statistics: uint32 (2, C, 2), the bits of the channels' means
-// and inverse standard deviations in float64, which JAX without its 64-bit mode has no arrays of.
+// Batch normalization of x (..., C, ...) and its gradient. statistics: uint32 (2, C, 2), the bits of the channels'
+// means and inverse standard deviations in float64, which JAX without its 64-bit mode has no arrays of.
 //
 // forward     x, gamma, beta, running mean, running variance -> y, both running statistics in their memory, statistics
 // backward    dy, x, gamma, beta, statistics -> dx in the memory of dy, dgamma, dbeta

@@ -1,4 +1,4 @@
-// One call of a handler, read: operands, results and attributes by name, failures as exceptions that become XLA's errors.
+// One call of a handler, read: operands, results, attributes by name; failures are exceptions that become XLA's errors.
 #pragma once
 
 #include <cstdint>

@@ -2,9 +2,10 @@
 //
 // operands    logits (..., C, ...); targets: integers of the logits' shape without C, or floats of the logits' shape;
 //             weight (n_classes), or no such operand
-// results     loss: a scalar, or for ONEPASS_NONE like integer targets; the gradient, in the memory of the logits, or no
-//             such result
-// attributes  axis: of C, counted from the end (1: the last); reduction, ignore_index, n_classes; label_smoothing, z_loss
+// results     loss: a scalar, or for ONEPASS_NONE like integer targets; the gradient, in the memory of the logits, or
+//             no such result
+// attributes  axis: of C, counted from the end (1: the last); reduction, ignore_index, n_classes; label_smoothing,
+//             z_loss
 #include <array>
 
 #include "xla/call.hpp"
@@ -30,6 +31,7 @@ void compute(const Call& call) {
                                                  call.integer("n_classes")};
   const std::int64_t axis = logits.rank - call.integer("axis");
   if (axis < 0 || axis >= logits.rank) throw Failure(abi::ErrorCode::internal, "onepass: axis out of range");
+  if (element_count(logits) == 0) return;  // a vmap over nothing
   const bool each = options.reduction == ONEPASS_NONE;
   std::int64_t copies = 1;  // rows that have a loss of their own anyway need no copies
   if (!each) copies = element_count(loss);

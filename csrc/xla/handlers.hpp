@@ -1,5 +1,5 @@
-// The custom calls that python/onepass/jax/ registers with XLA. Each file says what its operands, results and attributes
-// are. With vmap (method "broadcast_all") all of them have the batch's axes in front.
+// The custom calls that python/onepass/jax/ registers with XLA. Each file says what its operands, results and
+// attributes are. With vmap (method "broadcast_all") all of them have the batch's axes in front.
 #pragma once
 
 #include "xla/abi.hpp"

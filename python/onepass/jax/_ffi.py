@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,20 @@ def check_platform(name: str, platforms: set[str]) -> None:
 def check_shape(name: str, x: Any, shape: tuple[int, ...], why: str) -> None:
     if tuple(x.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape} ({why}), got {tuple(x.shape)}")
+
+
+def static_real(name: str, value: Any) -> float:
+    """Of an option that becomes a part of the compiled program."""
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, int | float | np.number | np.bool_ | jax.Array):
+        raise TypeError(f"{name}: expected a number that is known while tracing, got {value!r}")
+    return float(value)
+
+
+def static_integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer that is known while tracing, got {value!r}") from None
 
 
 def _either(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onepass.jax._ffi import as_array, call, check_shape
+from onepass.jax._ffi import as_array, call, check_shape, static_integer, static_real
 
 
 class Options(NamedTuple):
@@ -60,6 +60,7 @@ def batch_norm(
     x = as_array("x", x)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"x: expected (N, ..., C) with elements, got shape {tuple(x.shape)}")
+    channel_axis = static_integer("channel_axis", channel_axis)
     if not -x.ndim <= channel_axis < x.ndim:
         raise ValueError(f"channel_axis: expected one of the {x.ndim} axes of x, got {channel_axis}")
     if not training and (running_mean is None or running_var is None):
@@ -74,7 +75,8 @@ def batch_norm(
             continue
         given[name] = as_array(name, array, (dtype,))
         check_shape(name, array, (channels,), "one for each channel")
-    options = Options(bool(training), bool(relu), float(momentum), float(eps), x.ndim - channel_axis)
+    numbers = static_real("momentum", momentum), static_real("eps", eps)
+    options = Options(bool(training), bool(relu), *numbers, x.ndim - channel_axis)
     running = (jax.lax.stop_gradient(given["running_mean"]), jax.lax.stop_gradient(given["running_var"]))
     y, mean, var = _normalize(options, x, given["gamma"], given["beta"], *running)
     if not training:

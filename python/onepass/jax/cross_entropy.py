@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onepass.jax._ffi import FLOATS, as_array, call, check_shape
+from onepass.jax._ffi import FLOATS, as_array, call, check_shape, static_integer, static_real
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -67,6 +67,7 @@ def softmax_cross_entropy(
     logits = as_array("logits", logits)
     if logits.ndim == 0 or logits.size == 0:
         raise ValueError(f"logits: expected (..., C) with elements, got shape {tuple(logits.shape)}")
+    axis = static_integer("axis", axis)
     if not -logits.ndim <= axis < logits.ndim:
         raise ValueError(f"axis: expected one of the {logits.ndim} axes of logits, got {axis}")
     if reduction not in REDUCTIONS:
@@ -74,14 +75,19 @@ def softmax_cross_entropy(
     axis %= logits.ndim
     classes = logits.shape[axis]
     targets = _checked_targets(targets, logits, axis)
-    if n_classes is not None and not 1 <= n_classes <= classes:
+    if n_classes is not None and not 1 <= static_integer("n_classes", n_classes) <= classes:
         raise ValueError(f"n_classes: expected 1 to {classes}, or None, got {n_classes}")
     if weight is not None:
         weight = as_array("weight", weight, _beside(logits))
         check_shape("weight", weight, (n_classes or classes,), "one for each class")
         weight = _constant("weight", weight)
     options = Options(
-        int(ignore_index), float(label_smoothing), float(z_loss), reduction, n_classes or 0, logits.ndim - axis
+        static_integer("ignore_index", ignore_index),
+        static_real("label_smoothing", label_smoothing),
+        static_real("z_loss", z_loss),
+        reduction,
+        n_classes or 0,
+        logits.ndim - axis,
     )
     loss: jax.Array = _loss(options, logits, targets, weight)
     return loss

@@ -14,7 +14,8 @@ from onepass.jax._ffi import check_shape
 from onepass.jax._step import SUMS_OVER_TENSORS, is_static, take_step
 from onepass.jax._tree import Leaves
 
-Schedule = Callable[[Any], Any]
+# Hyperparameters of the registry that Optax calls otherwise.
+ARGUMENTS = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "alpha": "decay"}
 
 
 class Rule(NamedTuple):
@@ -71,13 +72,19 @@ class Optimizer(GradientTransformation):
 
 def _resolved(rule: Rule, count: Any) -> dict[str, Any]:
     """The hyperparameters of this step."""
+    check_shape("state.count", count, (), "a scalar")
     values = {name: value(count) if callable(value) else value for name, value in rule.values.items()}
     for name, value in values.items():
-        if not is_static(value):
-            if not isinstance(value, jax.Array):
-                raise TypeError(f"{name}: expected a number, a scalar or a schedule, got {type(value).__name__}")
-            check_shape(name, value, (), "a scalar")
+        _check_number(ARGUMENTS.get(name, name), value)
     return values
+
+
+def _check_number(name: str, value: Any) -> None:
+    if is_static(value):
+        return
+    if not isinstance(value, jax.Array):
+        raise TypeError(f"{name}: expected a number, a scalar or a schedule, got {type(value).__name__}")
+    check_shape(name, value, (), "a scalar")
 
 
 def _groups(rule: Rule, values: dict[str, Any], leaves: Leaves) -> tuple[list[dict[str, Any]], list[int]]:
@@ -124,6 +131,8 @@ class _Init:
     def _new(self, name: str, param: Any) -> Any:
         asked = self.rule.dtypes.get(name)
         dtype = jnp.dtype(asked) if asked is not None else param.dtype
+        if asked is not None and dtype.name not in ("float32", "bfloat16"):
+            raise TypeError(f"{name}: expected a state of float32 or bfloat16, got {dtype.name}")
         if param.dtype.name == "float64":
             dtype = param.dtype
         elif asked is None and param.dtype.itemsize == 2:
@@ -139,6 +148,7 @@ class _Apply:
         leaves = Leaves("params", params)
         leaves.leave_out_none("grads", grads)
         moments = _moments(self.rule, state, leaves)
+        _check_number("grad_scale", grad_scale)
         values = {**_resolved(self.rule, state.count), "grad_scale": grad_scale}
         count = _next(state.count)
         if not len(leaves):
