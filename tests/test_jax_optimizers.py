@@ -339,7 +339,7 @@ def test_wrong_states_and_values_are_named():
     grads = params
     with pytest.raises(TypeError, match=r"params\['a'\]: expected float32.*got int32"):
         fused.adam(0.1).init({"a": jnp.ones(3, int)})
-    with pytest.raises(TypeError, match="nu: expected a state of float32 or bfloat16, got float16"):
+    with pytest.raises(TypeError, match="mu: expected a state of float32 or bfloat16, got float16"):
         fused.adam(0.1, state_dtype="float16").init(params)
     with pytest.raises(TypeError, match="state: expected AdamState, as init returns it, got LionState"):
         fused.adam(0.1).apply(params, grads, state_of(params, "lion"))

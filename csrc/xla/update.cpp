@@ -2,10 +2,12 @@
 //
 // operands    scalars (step first, integer; others float32 or float64), n params, n grads, then n of each state
 // results     n params, then n of each state; each in the memory of its operand
+//             with from_zero: no params among the operands, and results that begin as zeros
 // attributes  update: name in the registry
 //             values: float64 (groups, columns); columns: step, grad_scale, max_value, maximize, then the registry's
 //             traced: int64 (k, 3) of scalar operand, group, column: which values the operands give
 //             group_of: int64 (n)
+//             from_zero: 0 or 1
 //             elementwise: 1 if a step may take all copies of a vmap at once
 #include <algorithm>
 #include <cstring>
@@ -74,7 +76,8 @@ class Step {
         traced_(call.integers("traced")),
         group_of_(call.integers("group_of")),
         columns_(kCommon + info_.field_count) {
-    const std::size_t arrays = group_of_.size() * (2 + info_.state_count);
+    params_ = call.integer("from_zero") != 0 ? 0 : group_of_.size();
+    const std::size_t arrays = params_ + group_of_.size() * (1 + info_.state_count);
     scalars_ = call.inputs() - arrays;
     if (call.inputs() <= arrays || values_.size() % columns_ != 0)
       throw Failure(abi::ErrorCode::internal, "onepass: operands and attributes of an update do not fit");
@@ -84,7 +87,8 @@ class Step {
   void run() const {
     const std::int64_t copies = element_count(call_.input(0));
     for (std::size_t i = 0; i < group_of_.size(); ++i)
-      for (std::size_t k = 0; k <= info_.state_count; ++k) start_from(operand(i, k), result(i, k));
+      for (std::size_t k = params_ == 0 ? 1 : 0; k <= info_.state_count; ++k) start_from(operand(i, k), result(i, k));
+    if (params_ == 0) set_zero();
     if (copies > 0 && call_.integer("elementwise") != 0 && scalars_agree(copies)) {
       run_copy(1, 0);
       return;
@@ -95,14 +99,21 @@ class Step {
  private:
   // k = 0: the param; else its state k - 1
   const abi::Buffer& operand(std::size_t tensor, std::size_t k) const {
-    const std::size_t n = group_of_.size();
-    return call_.input(scalars_ + tensor + (k == 0 ? 0 : (1 + k) * n));
+    return call_.input(scalars_ + tensor + (k == 0 ? 0 : params_ + k * group_of_.size()));
   }
   const abi::Buffer& result(std::size_t tensor, std::size_t k) const {
     return call_.output(tensor + k * group_of_.size());
   }
-  const abi::Buffer& grad(std::size_t tensor) const {
-    return call_.input(scalars_ + group_of_.size() + tensor);
+  const abi::Buffer& grad(std::size_t tensor) const { return call_.input(scalars_ + params_ + tensor); }
+
+  void set_zero() const {
+    std::vector<std::int64_t> sizes(group_of_.size());
+    std::vector<onepass_array> views(group_of_.size());
+    for (std::size_t i = 0; i < views.size(); ++i) {
+      sizes[i] = element_count(result(i, 0));
+      views[i] = part_of(result(i, 0), 1, 0, {&sizes[i], 1});
+    }
+    raise_if(onepass_zero(views.data(), views.size(), 0));
   }
 
   bool scalars_agree(std::int64_t copies) const {
@@ -156,7 +167,7 @@ class Step {
   const onepass_update_info& info_;
   std::span<const double> values_;
   std::span<const std::int64_t> traced_, group_of_;
-  std::size_t columns_, scalars_;
+  std::size_t columns_, scalars_, params_;  // params_: how many there are among the operands
 };
 
 }  // namespace

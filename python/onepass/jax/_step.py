@@ -25,15 +25,17 @@ def is_static(value: Any) -> bool:
 
 def take_step(
     update: str,
-    params: Sequence[Any],
+    params: Sequence[Any] | None,
     grads: Sequence[Any],
     states: Sequence[Sequence[Any]],
     step: Any,
     groups: Sequence[Mapping[str, Any]],
     group_of: Sequence[int],
+    like: Sequence[tuple[tuple[int, ...], Any]] = (),
 ) -> tuple[list[Any], list[list[Any]]]:
     """New params and new states.
 
+    params: None: zeros, of the shapes and types that `like` says.
     states: for each state of the update a list like params. step: integer scalar, from 1. groups: hyperparameters,
     numbers or scalars of JAX; what a group does not name has the registry's default.
     """
@@ -51,21 +53,28 @@ def take_step(
             if not known:
                 scalars.append(value)
             traced.append((known[0] if known else len(scalars) - 1, g, columns[name]))
-    n, first = len(params), len(scalars)
-    written = [*params, *(state for each in states for state in each)]
-    aliases = {first + i + (n if i >= n else 0): i for i in range(len(written))}
+    n, moments = len(grads), [state for each in states for state in each]
+    own = list(params or ())
+    first = len(scalars)  # of the arrays
+    aliases = {first + i: i for i in range(len(own))}
+    aliases |= {first + len(own) + n + i: n + i for i in range(len(moments))}
     found = call(
         "onepass_cpu_update",
-        [(tuple(x.shape), x.dtype) for x in written],
-        [*map(_scalar, scalars), *params, *grads, *written[n:]],
+        [*(like if params is None else map(_kind, own)), *map(_kind, moments)],
+        [*map(_scalar, scalars), *own, *grads, *moments],
         aliases,
         update=update,
         values=values.ravel(),
         traced=np.array(traced, np.int64).ravel(),
         group_of=np.array(group_of, np.int64),
+        from_zero=np.int64(params is None),
         elementwise=np.int64(update not in SUMS_OVER_TENSORS),
     )
     return list(found[:n]), [list(found[i : i + n]) for i in range(n, len(found), n)]
+
+
+def _kind(x: Any) -> tuple[tuple[int, ...], Any]:
+    return tuple(x.shape), x.dtype
 
 
 def _scalar(value: Any) -> Any:

@@ -52,8 +52,8 @@ class Optimizer(GradientTransformation):
       Under ``jax.jit(optimizer.apply, donate_argnums=(0, 2))`` params and state stay where they are in memory.
 
     Bytes moved for each float32 parameter by Adam: 28 by ``apply``; 44 by ``update`` and ``apply_updates``, which also
-    write zeros (4) that the kernel turns into updates and add these to the parameters (12); XLA allocates the memory of
-    the updates anew in each call.
+    write zeros (4) that the kernel turns into updates, and add these to the parameters (12), in memory that XLA may
+    allocate anew in each call.
 
     Both give the same bits, but for weight decay (which ``update`` takes from a rounded product) and for
     :func:`~onepass.jax.lamb` (where updates are a difference of parameters).
@@ -204,8 +204,8 @@ class _Update:
             ]
         without = [{**group, "weight_decay": 0.0} if "weight_decay" in group else group for group in groups]
         like = grads if params is None else params
-        zeros = [jnp.zeros_like(x, dtype=_computed(x.dtype)) for x in like]
-        updates, moments = take_step(self.rule.update, zeros, grads, moments, count, without, group_of)
+        kinds = [(tuple(x.shape), _computed(x.dtype)) for x in like]
+        updates, moments = take_step(self.rule.update, None, grads, moments, count, without, group_of, kinds)
         if params is not None and self.rule.decoupled:
             updates = [
                 u - (groups[k]["lr"] * groups[k]["weight_decay"] * p.astype(u.dtype)).astype(u.dtype) if decay else u
