@@ -55,6 +55,8 @@ def blocks(path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
+    if name.split(".")[:2] == ["onepass", "jax"]:
+        pytest.importorskip("jax")
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE, extraglobs={"np": np})
     assert result.failed == 0
