@@ -25,10 +25,9 @@ void compute(const Call& call) {
   const bool weighted = call.inputs() == 3, with_gradient = call.outputs() == 2;
   call.expect(weighted ? 3 : 2, with_gradient ? 2 : 1);
   const abi::Buffer &logits = call.input(0), &targets = call.input(1), &loss = call.output(0);
-  const onepass_cross_entropy_options options = {call.integer("ignore_index"), call.real("label_smoothing"),
-                                                 call.real("z_loss"),
-                                                 static_cast<std::int32_t>(call.integer("reduction")),
-                                                 call.integer("n_classes")};
+  const onepass_cross_entropy_options options = {
+      call.integer("ignore_index"), call.real("label_smoothing"), call.real("z_loss"),
+      static_cast<std::int32_t>(call.integer("reduction")), call.integer("n_classes")};
   const std::int64_t axis = logits.rank - call.integer("axis");
   if (axis < 0 || axis >= logits.rank) throw Failure(abi::ErrorCode::internal, "onepass: axis out of range");
   if (element_count(logits) == 0) return;  // a vmap over nothing
