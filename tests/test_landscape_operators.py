@@ -512,6 +512,7 @@ def test_shapes_of_a_flat_theta():
 
 
 THETAS = [
+    (np.ones(2, complex), TypeError, r"theta is complex128, expected float64$"),
     (np.ones(2, np.float32), TypeError, r"theta is float32, expected float64.*theta\.astype\(numpy\.float64\)"),
     (np.ones(2, int), TypeError, "theta is int64, expected float64"),
     (np.ones((2, 1)), ValueError, r"theta has shape \(2, 1\), expected a flat vector.*\[theta\]"),
@@ -600,3 +601,12 @@ def test_a_gradient_of_zero_is_right():
     assert check
     assert "right to" in str(check)
     assert "largest derivative" in str(check)
+
+
+def test_gradients_of_arrays_without_axes_may_be_numbers():
+    """2 * theta[0] of an array () is a number in NumPy."""
+
+    def f(theta):
+        return float(theta[0] ** 2 + theta[1] @ theta[1]), [2 * theta[0], 2 * theta[1]]
+
+    np.testing.assert_allclose(landscape.hessian(f, [np.array(3.0), np.ones(2)]), 2 * np.eye(3), atol=1e-8)
