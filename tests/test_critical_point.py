@@ -350,3 +350,22 @@ def test_it_is_what_the_design_says():
     report = critical_point(FOUR_WELLS, np.ones(2))
     assert isinstance(report, CriticalPoint)
     assert [name for name in (*names, "message") if not hasattr(report, name)] == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_point_that_is_critical_to_rounding_is_not_judged_by_rounding(seed):
+    """Newton's step from it is too short to tell how the curvature changes: small eigenvalues keep their signs."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    eigenvalues, minimum = np.array([-1.0, -1e-3, 2e-3, 0.5, 1.0, 2.0]), 3 * rng.standard_normal(6)
+    matrix = axes @ np.diag(eigenvalues) @ axes.T
+
+    def f(theta):
+        d = theta - minimum
+        return float(d @ matrix @ d / 2 + (d**4).sum() / 4), matrix @ theta - matrix @ minimum + d**3
+
+    theta = minimum + 3e-13 * rng.standard_normal(6)
+    report = critical_point(f, theta)
+    assert report.verdict == "saddle point"
+    np.testing.assert_allclose(report.eigenvalues, eigenvalues, atol=1e-8)
+    assert (report.minimum_ratio, report.minimum_ratio_error) == (4 / 6, 0.0)

@@ -253,6 +253,8 @@ def test_design_signatures():
         ),
         ("onepass.landscape", ["eigenpairs", "trace", "spectral_density", "taylor", "from_model", "from_torch"]),
         ("onepass.landscape", ["critical_point", "check_result", "escape", "line", "plane", "random_direction", "pca"]),
+        ("onepass.landscape", ["directions_between", "CriticalPoint", "Escape"]),
+        ("onepass.callbacks", ["Trajectory"]),
     ],
 )
 def test_design_names(module, names):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.differences import EPS
+from onepass.landscape.differences import EPS, STEP
 from onepass.landscape.function import Array, Function, norm
 from onepass.landscape.operators import hessian, hessian_operator
 from onepass.landscape.spectrum import eigenpairs, products
@@ -19,6 +19,7 @@ __all__ = ["Curvature", "End", "at_the_critical_point", "curvature", "hessian_at
 TOLERANCES = (1e-4, 1e-6, 1e-9)  # of Lanczos, against the norm of H; the next where one leaves a sign open
 PROBES = 3  # random vectors that tell whether H is symmetric
 KRYLOV = 20  # steps of MINRES
+TINY = 1e-8  # of x: a step along which a difference of gradients would keep less than half of its digits
 CAUTION = 4.0  # times what the curvature changes by on the way to the critical point that Newton's step predicts
 
 
@@ -105,27 +106,32 @@ def _shift_of_values(function: Function, gradient: Array, values: Array, vectors
     """By how much each eigenvalue may differ at the critical point nearby, (n,).
 
     One number for all where that settles the signs: how far the gradient after Newton's step is from what H predicts,
-    or how far the extreme vectors' curvature changes. Else from a second Hessian.
+    or how far the extreme vectors' curvature changes. Else from a second Hessian. A step of a point that is critical to
+    rounding is too short to see a change along it: one as long as a difference's is looked at, and the change taken in
+    proportion.
     """
     curved = np.abs(values) > error
     coefficients = np.where(curved, gradient @ vectors, 0.0)
     step = vectors @ (-coefficients / np.where(curved, values, 1.0))
-    step /= max(1.0, float(np.linalg.norm(step)))
-    there = function.x + step
-    if np.array_equal(there, function.x):
+    length = norm(step)
+    if length == 0.0:
         return np.zeros(len(values))
+    size = max(1.0, float(np.linalg.norm(function.x)))
+    seen = min(1.0, STEP * size if length < TINY * size else length)
+    step *= seen / length
+    there, share = function.x + step, CAUTION * min(1.0, length / seen)
     try:
         model = gradient + vectors @ (values * (step @ vectors))
         changes = [norm(function.gradient(there) - model) / norm(step)]
         for i in {0, len(values) - 1}:
             vector = vectors[:, i]
             changes.append(abs(float(vector @ function.hessian_vector(there, vector)[0] - values[i])))
-        if 2 * CAUTION * max(changes) < min(abs(values[0]), abs(values[-1])):
-            return np.full(len(values), CAUTION * max(changes))
+        if 2 * share * max(changes) < min(abs(values[0]), abs(values[-1])):
+            return np.full(len(values), share * max(changes))
         moved = np.linalg.eigvalsh(hessian_at(function, there))
     except FloatingPointError:
         return np.full(len(values), math.inf)
-    shifts: Array = CAUTION * np.abs(moved - values)
+    shifts: Array = share * np.abs(moved - values)
     return shifts
 
 
