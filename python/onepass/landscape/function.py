@@ -201,8 +201,9 @@ class Function:
                     with suppress(FloatingPointError):  # the step is too long in this direction
                         found = difference(*self._along(x, unit, length))
                 if found is None or found.error > max(allowed, WORTH * norm(found.value)):
-                    found = best_difference(*self._along(x, unit, length))
-                    length, allowed = found.length, min(allowed, 4 * found.error)
+                    found = best_difference(*self._along(x, unit, None))
+                    if found.value.any():  # along what has no effect any step is good, and the longest is the best
+                        length, allowed = found.length, min(allowed, 4 * found.error)
                 value, error = found.value, found.error
             products[:, index], errors[index] = value * size, error * size
             if not np.isfinite(products[:, index]).all():
