@@ -471,6 +471,8 @@ def test_taylor_refuses():
         landscape.taylor(rosenbrock, np.ones(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"steps is \[\], expected a sequence"):
         landscape.taylor(rosenbrock, np.ones(2), np.ones(2), steps=[])
+    with pytest.raises(ValueError, match=r"steps is 'far', expected a sequence"):
+        landscape.taylor(rosenbrock, np.ones(2), np.ones(2), steps="far")
     with pytest.raises(ValueError, match=r"direction has shape \(3,\), expected \(2,\)"):
         landscape.taylor(rosenbrock, np.ones(2), np.ones(3))
 

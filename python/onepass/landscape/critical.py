@@ -243,7 +243,10 @@ def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
             f"result is {result!r:.60} without {', '.join(missing)}, expected what scipy.optimize.minimize returns; "
             "for a point without a result call critical_point(f, theta)"
         )
-    x = np.atleast_1d(np.asarray(result.x, np.float64))
+    x = np.atleast_1d(result.x)
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"result.x is {x.dtype}, expected real numbers")
+    x = x.astype(np.float64)
     if not np.isfinite(x).all():
         raise ValueError("result.x is not finite: the minimization ran away; look at where f falls without bound")
     report = critical_point(f, x, **options)
