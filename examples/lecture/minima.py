@@ -182,9 +182,9 @@ CHAPTER = Chapter(
     },
     compute=compute,
     pictures=[
-        Picture("minima_scatter", draw_scatter, scatter_caption,
+        Picture("minima-scatter", draw_scatter, scatter_caption,
                 "Loss against minimum ratio: the higher the loss, the smaller the share of positive eigenvalues."),
-        Picture("minima_verdicts", draw_verdicts, verdicts_caption,
+        Picture("minima-verdicts", draw_verdicts, verdicts_caption,
                 "Most critical points found are saddle points; trained networks are minima, without decay degenerate."),
     ],
 )  # fmt: skip

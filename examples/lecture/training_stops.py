@@ -245,11 +245,11 @@ CHAPTER = Chapter(
     },
     compute=compute,
     pictures=[
-        Picture("stops_training", draw_training, training_caption,
+        Picture("stops-training", draw_training, training_caption,
                 "With a small rate loss and gradient stop together; with a large one the loss alone does."),
-        Picture("stops_spectra", draw_spectra, spectra_caption,
+        Picture("stops-spectra", draw_spectra, spectra_caption,
                 "Eigenvalues: all positive at the minimum, of both signs at the saddle, all negative at the maximum."),
-        Picture("stops_kinds", draw_kinds, kinds_caption,
+        Picture("stops-kinds", draw_kinds, kinds_caption,
                 "Contours of a loss of two angles: minima in the valleys, maxima on the hills, saddles between them."),
     ],
 )  # fmt: skip
