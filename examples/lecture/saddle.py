@@ -204,8 +204,8 @@ L(θ + u v) ≈ L(θ) + ½ λ u² along an eigenvector v of length 1 with the ei
 or -v lowers the loss. Who stops by the gradient alone does not see it: started at the origin, SciPy's trust-ncg, which
 has the Hessian at hand, makes {scipy["steps"]} steps and reports success at loss {scipy["loss"]:.0f}.
 `landscape.check_result` says of its result: {verdict}. `landscape.escape` goes along v and ends at loss
-{escaped:.1g}. The report on that end says "{end.verdict}": it lies in a valley of minima, with the eigenvalue {end.largest:.0f} across and
-{abs(end.smallest):.0f} along it.
+{escaped:.1g}. The report on that end says "{end.verdict}": it lies in a valley of minima, with the eigenvalue
+{end.largest:.0f} across and {abs(end.smallest):.0f} along it.
 
 For gradient descent a saddle is a place to be slow at. Only from the line w1 = -w2, the ridge between the two valleys,
 it walks into the saddle. Near the saddle a distance from that line grows by the factor 1 + {LEARNING_RATE} · {-low:.0f}
