@@ -257,9 +257,13 @@ def test_design_signatures():
         ("onepass.landscape", ["critical_point", "check_result", "escape", "line", "plane", "random_direction", "pca"]),
         ("onepass.landscape", ["directions_between", "CriticalPoint", "Escape"]),
         ("onepass.callbacks", ["Trajectory"]),
+        ("onepass.torch", ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]),
+        ("onepass.torch", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
     ],
 )
 def test_design_names(module, names):
+    if module == "onepass.torch":
+        pytest.importorskip("torch")
     assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []
 
 

@@ -1,7 +1,10 @@
 // Plans: tensors are checked here, before anything is written.
 #include "api/plan.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "api/staged.hpp"
@@ -80,11 +83,46 @@ void lay_out(const onepass_plan& plan, PlannedTensor& t) {
   });
 }
 
+void sort_written(onepass_plan& plan) {
+  for (const PlannedTensor& t : plan.tensors)
+    for_written(plan, t, [&](const OwnedArray& a, const char*) { plan.written.push_back({a.bytes}); });
+  std::sort(plan.written.begin(), plan.written.end(),
+            [](const WrittenBytes& a, const WrittenBytes& b) { return a.bytes.low < b.bytes.low; });
+  std::intptr_t highest = std::numeric_limits<std::intptr_t>::min();
+  for (WrittenBytes& w : plan.written) w.highest = highest = std::max(highest, w.bytes.high);
+}
+
+// Whether a gradient that was checked and laid out has only another address.
+bool only_moved(const OwnedArray& own, const onepass_array& grad) {
+  const onepass_array& known = own.view;
+  bool same = own.present() && known.dtype == grad.dtype && known.ndim == grad.ndim && grad.data != nullptr &&
+              reinterpret_cast<std::uintptr_t>(grad.data) % static_cast<std::uintptr_t>(itemsize(grad.dtype)) == 0;
+  for (int axis = 0; same && axis < grad.ndim; ++axis)
+    same = known.shape[axis] == grad.shape[axis] && known.strides[axis] == stride(grad, axis);
+  return same;
+}
+
+// Whether bytes may lie among those that are written; gaps of views count as theirs.
+bool may_meet_written(const onepass_plan& plan, const Extent& bytes) {
+  const auto after = std::lower_bound(plan.written.begin(), plan.written.end(), bytes.high,
+                                      [](const WrittenBytes& w, std::intptr_t high) { return w.bytes.low < high; });
+  return after != plan.written.begin() && std::prev(after)->highest > bytes.low;
+}
+
 onepass_status set_grad(onepass_plan& plan, std::size_t i, const onepass_array* grad) {
   PlannedTensor& t = plan.tensors[i];
   if (grad == nullptr || grad->ndim < 0) {
     t.active = false;
     return ONEPASS_OK;
+  }
+  if (only_moved(t.grad, *grad)) {
+    const Extent bytes = extent(*grad);
+    if (!may_meet_written(plan, bytes)) {
+      t.grad.view.data = grad->data;
+      t.grad.bytes = bytes;
+      t.active = true;
+      return ONEPASS_OK;
+    }
   }
   const std::size_t count = plan.tensors.size();
   const auto name = [&] { return tensor_name("grad", i, count); };
@@ -234,6 +272,7 @@ onepass_status onepass_plan_create(onepass_update update, const onepass_update_t
     for (std::size_t i = 0; i < count; ++i)
       ONEPASS_TRY(set_tensor(*onepass_update_registry(update), tensors[i], i, count, plan->tensors[i]));
     ONEPASS_TRY(check_written_apart(*plan));
+    sort_written(*plan);
     for (std::size_t i = 0; i < count; ++i) ONEPASS_TRY(set_grad(*plan, i, &tensors[i].grad));
     *result = plan.release();
     return ONEPASS_OK;

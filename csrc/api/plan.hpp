@@ -60,6 +60,11 @@ struct Rules {  // float, double
   }
 };
 
+struct WrittenBytes {  // of one array that is written
+  Extent bytes;
+  std::intptr_t highest = 0;  // high of this one and of all before it
+};
+
 struct alignas(kRuleAlignment) AdjustedRule {  // a tensor's own
   char bytes[kRuleBytes] = {};
 };
@@ -79,6 +84,7 @@ inline std::string tensor_name(const char* what, std::size_t i, std::size_t coun
 struct onepass_plan {
   onepass_update update;
   std::vector<onepass::api::PlannedTensor> tensors;
+  std::vector<onepass::api::WrittenBytes> written;        // of all tensors, the lowest first
   std::vector<onepass::api::Rules> rules;                 // per group; kept for the next step
   std::vector<onepass::api::AdjustedRule> adjusted;       // per tensor, of rules that need sums
   std::vector<std::array<double, onepass::kSums>> parts;  // sums over parts of tensors

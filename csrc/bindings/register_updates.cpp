@@ -96,17 +96,38 @@ class Plan {
   // groups: a tuple (maximize, *hyperparameters in the registry's order) for each parameter group. A list that is the
   // last step's object is not read again.
   void step(const py::list& grads, const py::list& groups, double grad_scale, py::handle max_value, int threads) {
-    if (grads.size() != grads_.size())
-      throw py::value_error("grads: expected " + std::to_string(grads_.size()) + " (one for each parameter), got " +
-                            std::to_string(grads.size()));
+    check_count(grads);
     for (std::size_t i = 0; i < grads_.size(); ++i) set_grad(i, grads[i]);
-    if (!groups.is(groups_)) {
-      read_groups(groups);
-      groups_ = groups;
-    }
-    select_rows(groups.size(), grad_scale, real("max_value", max_value));
-    call([&] { return info_->run(plan_.get(), rows_.data(), row_count_, threads); });
-    for (std::size_t i = 0; i < grads_.size(); ++i) steps_[i] += !grads_[i].object.is_none();
+    run(groups, grad_scale, max_value, threads);
+  }
+
+  // The same with gradients that are named by their addresses, None for none: nothing is wrapped or kept alive. Each
+  // lies in memory as the array that show_grad was last given for it.
+  void step_at(const py::list& addresses, const py::list& groups, double grad_scale, py::handle max_value,
+               int threads) {
+    set_addresses(addresses);
+    run(groups, grad_scale, max_value, threads);
+  }
+
+  // Takes type, shape and strides of gradient i from an array, which is not kept alive.
+  void show_grad(std::size_t i, py::handle grad) {
+    if (i >= grads_.size() || grad.is_none()) throw py::value_error("grad: no such parameter, or None");
+    set_grad(i, grad);
+    grads_[i].object = py::none();
+  }
+
+  // Checks and takes the addresses of the coming step, and steps nothing.
+  void point_at(const py::list& addresses) { set_addresses(addresses); }
+
+  // Of gradients that are named as for step_at.
+  double norm_at(const py::list& addresses, int threads) {
+    set_addresses(addresses);
+    std::vector<onepass_array> views;
+    for (const Seen& seen : grads_)
+      if (seen.active) views.push_back(seen.at(seen.data));
+    double norm = 0.0;
+    call([&] { return onepass_global_norm(views.data(), views.size(), &norm, threads); });
+    return norm;
   }
 
   // bits: gradients in uint16 are bfloat16
@@ -135,16 +156,23 @@ class Plan {
   // The gradient that the plan knows. The array is kept alive; its data, type, shape and strides can be assigned in
   // place, so they are compared.
   struct Seen {
-    py::object object = py::none();
+    py::object object = py::none();  // none as well where it is known by its address
     const void* data = nullptr;
     const void* dtype = nullptr;
+    std::int32_t code = -1;
     std::vector<py::ssize_t> extents;  // shape, then strides
+    bool active = false;               // there is one
 
     bool holds(const py::array& a) const {
       const py::ssize_t n = a.ndim();
       return a.data() == data && a.dtype().ptr() == dtype && static_cast<py::ssize_t>(extents.size()) == 2 * n &&
              std::equal(a.shape(), a.shape() + n, extents.begin()) &&
              std::equal(a.strides(), a.strides() + n, extents.begin() + n);
+    }
+    onepass_array at(const void* address) const {
+      const auto* numbers = reinterpret_cast<const std::int64_t*>(extents.data());
+      const std::size_t ndim = extents.size() / 2;
+      return {const_cast<void*>(address), numbers, numbers + ndim, static_cast<std::int32_t>(ndim), code};
     }
   };
   struct Common {  // what every hyperparameter struct begins with
@@ -156,21 +184,62 @@ class Plan {
 
   void set_grad(std::size_t i, py::handle grad) {
     Seen& seen = grads_[i];
-    if (seen.object.ptr() == grad.ptr() && (grad.is_none() || seen.holds(py::reinterpret_borrow<py::array>(grad))))
+    if (grad.is_none() ? !seen.active
+                       : seen.object.ptr() == grad.ptr() && seen.holds(py::reinterpret_borrow<py::array>(grad)))
       return;
-    const std::string name = grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]";
+    const std::string name = grad_name(i);
     onepass_array view = readable(name.c_str(), grad);
     if (view.ndim >= 0 && view.dtype == ONEPASS_UINT16 && !bits_)
       throw py::type_error(name + ": is uint16; if these are the bits of bfloat16, say dtype='bfloat16'");
     view = half(view);
     raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
     seen.object = py::reinterpret_borrow<py::object>(grad);
-    if (grad.is_none()) return;
+    seen.active = !grad.is_none();
+    if (!seen.active) return;
     const auto array = py::reinterpret_borrow<py::array>(grad);
     seen.data = array.data();
     seen.dtype = array.dtype().ptr();
+    seen.code = view.dtype;
     seen.extents.assign(array.shape(), array.shape() + array.ndim());
     seen.extents.insert(seen.extents.end(), array.strides(), array.strides() + array.ndim());
+  }
+
+  std::string grad_name(std::size_t i) const { return grads_.size() == 1 ? "grad" : "grad[" + std::to_string(i) + "]"; }
+
+  void check_count(const py::list& grads) const {
+    if (grads.size() != grads_.size())
+      throw py::value_error("grads: expected " + std::to_string(grads_.size()) + " (one for each parameter), got " +
+                            std::to_string(grads.size()));
+  }
+
+  void set_addresses(const py::list& addresses) {
+    check_count(addresses);
+    for (std::size_t i = 0; i < grads_.size(); ++i) set_address(i, addresses[i]);
+  }
+
+  void set_address(std::size_t i, py::handle address) {
+    Seen& seen = grads_[i];
+    if (address.is_none()) return set_grad(i, address);
+    const void* data = PyLong_AsVoidPtr(address.ptr());
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (seen.active && seen.data == data) return;
+    if (seen.code < 0) throw py::value_error(grad_name(i) + ": no array was shown that says how it lies in memory");
+    const onepass_array view = seen.at(data);
+    raise_if(onepass_plan_set_grad(plan_.get(), i, &view));
+    seen.object = py::none();
+    seen.data = data;
+    seen.active = true;
+  }
+
+  // The step, once the plan has the gradients.
+  void run(const py::list& groups, double grad_scale, py::handle max_value, int threads) {
+    if (!groups.is(groups_)) {
+      read_groups(groups);
+      groups_ = groups;
+    }
+    select_rows(groups.size(), grad_scale, real("max_value", max_value));
+    call([&] { return info_->run(plan_.get(), rows_.data(), row_count_, threads); });
+    for (std::size_t i = 0; i < grads_.size(); ++i) steps_[i] += grads_[i].active;
   }
 
   void read_groups(const py::list& groups) {
@@ -199,7 +268,7 @@ class Plan {
     std::vector<std::pair<int, std::int64_t>>& keys = keys_;
     keys.clear();
     for (std::size_t i = 0; i < grads_.size(); ++i) {
-      if (grads_[i].object.is_none()) continue;
+      if (!grads_[i].active) continue;
       const std::pair<int, std::int64_t> key = {group_of_[i], steps_[i] + 1};
       if (static_cast<std::size_t>(key.first) >= group_count) throw py::value_error("groups: too few");
       std::size_t row = keys.size();
@@ -262,15 +331,43 @@ py::list registry() {
   return updates;
 }
 
+// Whether two lists hold the same objects; == would ask tensors, which answer elementwise.
+bool same_objects(const py::list& a, const py::list& b) {
+  const Py_ssize_t count = PyList_GET_SIZE(a.ptr());
+  bool same = count == PyList_GET_SIZE(b.ptr());
+  for (Py_ssize_t i = 0; same && i < count; ++i) same = PyList_GET_ITEM(a.ptr(), i) == PyList_GET_ITEM(b.ptr(), i);
+  return same;
+}
+
+// Whether the values of a dictionary's dictionaries, in their order, are these objects; other values are passed over.
+bool same_values(const py::dict& entries, const py::list& objects) {
+  const Py_ssize_t count = PyList_GET_SIZE(objects.ptr());
+  Py_ssize_t seen = 0, outer = 0;
+  PyObject *key = nullptr, *entry = nullptr, *value = nullptr;
+  while (PyDict_Next(entries.ptr(), &outer, &key, &entry) != 0) {
+    if (!PyDict_Check(entry)) continue;
+    for (Py_ssize_t inner = 0; PyDict_Next(entry, &inner, &key, &value) != 0; ++seen)
+      if (seen == count || PyList_GET_ITEM(objects.ptr(), seen) != value) return false;
+  }
+  return seen == count;
+}
+
 }  // namespace
 
 void register_updates(py::module_& m) {
+  m.def("same_objects", same_objects, py::arg("a"), py::arg("b"));
+  m.def("same_values", same_values, py::arg("entries"), py::arg("objects"));
   m.def("update_registry", registry);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::list&, std::vector<int>, const py::dict&>(),
            py::arg("update"), py::arg("params"), py::arg("states"), py::arg("group_of"), py::arg("beside") = py::dict())
       .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("max_value"),
            py::arg("threads"))
+      .def("step_at", &Plan::step_at, py::arg("addresses"), py::arg("groups"), py::arg("grad_scale"),
+           py::arg("max_value"), py::arg("threads"))
+      .def("show_grad", &Plan::show_grad, py::arg("i"), py::arg("grad"))
+      .def("point_at", &Plan::point_at, py::arg("addresses"))
+      .def("norm_at", &Plan::norm_at, py::arg("addresses"), py::arg("threads") = 0)
       .def("set_storage", &Plan::set_storage, py::arg("stochastic"), py::arg("seed"), py::arg("bits"))
       .def("set_average", &Plan::set_average, py::arg("i"), py::arg("weight"), py::arg("write_back"))
       .def("sums", &Plan::sums)

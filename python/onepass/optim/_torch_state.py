@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onepass._types import Update
-from onepass.optim.nadam import _mu_product
+from onepass.optim.nadam import mu_product
 from onepass.optim.optimizer import Array
 
 _TORCHS_FORMULA = {  # our options that say so
@@ -56,6 +56,19 @@ _RULES = {  # by the first word of our update's name
 }
 
 Options = dict[str, Any]
+
+
+def torchs_states(update: Update) -> dict[str, str]:
+    """torch's names of an update's states, and ours; the same where torch has no such rule."""
+    rule = _RULES.get(update.name.partition("_")[0])
+    renamed = {} if rule is None else rule.renamed
+    return {renamed.get(name, name): name for name in update.states}
+
+
+def torchs_beside(update: Update) -> frozenset[str]:
+    """What torch keeps beside them."""
+    rule = _RULES.get(update.name.partition("_")[0])
+    return frozenset({"step"}) if rule is None else rule.beside
 
 
 def is_torchs(state_dict: Mapping[str, Any]) -> bool:
@@ -132,9 +145,9 @@ def _parameter(
     if missing:
         raise ValueError(f"state_dict: parameter {i} has no {missing[0]}")
     # torch's SGD counts no steps; only the first is unlike the others
-    step = 0 if not entry else 1 if rule.name == "SGD" else _step(entry["step"], i)
+    step = 0 if not entry else 1 if rule.name == "SGD" else step_count(entry["step"], i)
     if "mu_product" in entry:
-        _check_mu_product(_number(entry["mu_product"], "mu_product"), step, group, i)
+        check_mu_product(number(entry["mu_product"], "mu_product"), step, group, i)
     states = {
         name: _array(entry[theirs[name]]) if theirs[name] in entry else own
         for name, own in zip(update.states, fresh, strict=True)
@@ -142,9 +155,9 @@ def _parameter(
     return {"step": step, **states}
 
 
-def _check_mu_product(found: float, step: int, group: Options, i: int) -> None:
+def check_mu_product(found: float, step: int, group: Options, i: int) -> None:
     """torch multiplies its momenta as they come, ours follows from the options; torch's default type rounds it."""
-    expected = _mu_product(step, group["betas"][0], group["momentum_decay"])
+    expected = mu_product(step, group["betas"][0], group["momentum_decay"])
     if not abs(found - expected) <= 2.0**-23 * (step + 8) * expected + 1e-12:
         raise ValueError(
             f"state_dict: mu_product of parameter {i} is {found:g}; {step} steps with these betas and momentum_decay "
@@ -152,8 +165,8 @@ def _check_mu_product(found: float, step: int, group: Options, i: int) -> None:
         )
 
 
-def _step(value: Any, i: int) -> int:
-    step = _number(value, "step")
+def step_count(value: Any, i: int) -> int:
+    step = number(value, "step")
     if not (step >= 0 and step.is_integer()):
         raise ValueError(f"state_dict: step of parameter {i}: expected an integer of 0 or more, got {step!r}")
     return int(step)
@@ -162,10 +175,10 @@ def _step(value: Any, i: int) -> int:
 def _option(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple([_option(name, one) for one in value])
-    return _number(value, name) if hasattr(value, "detach") else value
+    return number(value, name) if hasattr(value, "detach") else value
 
 
-def _number(value: Any, name: str) -> float:
+def number(value: Any, name: str) -> float:
     array = _array(value)
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ValueError(f"state_dict: {name}: expected a number, got {array.dtype} {array.shape}")

@@ -99,7 +99,7 @@ def _mu(t: int, beta1: float, momentum_decay: float) -> float:
     return beta1 * (1 - 0.5 * real_power(0.96, t * momentum_decay))
 
 
-def _mu_product(step: int, beta1: float, momentum_decay: float) -> float:
+def mu_product(step: int, beta1: float, momentum_decay: float) -> float:
     """mu(1) ... mu(step): factors one by one until they are beta1 or 1 - product is 1, then a power of beta1."""
     product, factors = 1.0, 0
     while factors < step and product >= 2.0**-60:
@@ -132,7 +132,7 @@ def nadam(
     t = param.dtype.type
     g, kept = decayed(param, grad, lr, weight_decay, decoupled_weight_decay, **common)
     moments(g, exp_avg, exp_avg_sq, beta1, beta2)
-    product = _mu_product(step, beta1, momentum_decay)
+    product = mu_product(step, beta1, momentum_decay)
     following = _mu(step + 1, beta1, momentum_decay)
     weight_g = t(lr * (1 - _mu(step, beta1, momentum_decay)) / (1 - product))
     weight_m = t(lr * following / (1 - product * following))

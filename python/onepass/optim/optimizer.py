@@ -94,8 +94,8 @@ class Optimizer:
         self.update = UPDATES[self.update_name(self.param_groups)]
         self._params: list[Array] = [p for group in self.param_groups for p in group["params"]]
         self._storage.check_params(self._params)
-        self.weights, self._beside = self._storage.weights(self._params)
-        self._states = [self._storage.states(self.update, p, self.initial_states(p)) for p in self.weights]
+        self.weights, self._beside = self._make_weights()
+        self._states = self._make_states()
         self._plan = self._make_plan()
         self._seen_groups: list[dict[str, Any]] = []
         self._checked_groups: list[dict[str, Any]] = []  # without their rates
@@ -157,7 +157,7 @@ class Optimizer:
                 grad_scale *= norm / self.max_norm
         if self.param_groups != self._seen_groups:  # an option was assigned since the last step, or there is a schedule
             self._read_groups()
-        self._plan.step(grads, self._hyper, grad_scale, math.inf if self.max_value is None else self.max_value, 0)
+        self._run(grads, grad_scale)
         return info
 
     def learning_rates(self) -> list[float]:
@@ -222,7 +222,16 @@ class Optimizer:
         for own, group in zip(self.param_groups, options, strict=True):
             own.update(group, lr=own["lr"] if callable(own["lr"]) else group["lr"])
 
-    # ---- inside
+    # ---- inside; onepass.torch makes weights and states of tensors, and runs on addresses of gradients
+
+    def _make_weights(self) -> tuple[list[Array], dict[str, list[Array | None]]]:
+        return self._storage.weights(self._params)
+
+    def _make_states(self) -> list[tuple[Array, ...]]:
+        return [self._storage.states(self.update, p, self.initial_states(p)) for p in self.weights]
+
+    def _run(self, grads: list[Any], grad_scale: float) -> None:
+        self._plan.step(grads, self._hyper, grad_scale, math.inf if self.max_value is None else self.max_value, 0)
 
     def _make_plan(self) -> _core.Plan:
         group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]

@@ -1,0 +1,265 @@
+"""One of two processes that train with onepass.torch: test_torch_distributed.py starts it.
+
+python torch_worker.py RANK FOLDER: does every task, and writes what came of it to FOLDER/RANK.json.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+
+import onepass.torch as ours
+
+TASKS = {}
+
+
+def task(function):
+    TASKS[function.__name__] = function
+    return function
+
+
+def network(dtype=torch.float64):
+    """Of layers that two processes cannot share evenly: one has rows for a single process."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1), torch.nn.Tanh(), torch.nn.Linear(1, 3)]
+    return torch.nn.Sequential(*layers).to(dtype)
+
+
+def train(model, optimizer, steps, seed=1, clip=None):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = next(model.parameters()).dtype
+    for _ in range(steps):
+        x = torch.randn(2, 8, 6, generator=generator, dtype=torch.float64)[dist.get_rank()].to(dtype)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+
+def full(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def assert_close(model, twin, tolerance=1e-12):
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(full(p.detach()), full(q.detach()), rtol=tolerance, atol=tolerance)
+
+
+def assert_alike_everywhere(model):
+    for p in model.parameters():
+        own = full(p.detach()).clone()
+        first = own.clone()
+        dist.broadcast(first, 0)
+        assert torch.equal(own, first)
+
+
+RULES = {
+    "SGD": {"lr": 0.1, "momentum": 0.9},
+    "AdamW": {"lr": 0.01},
+    "Adagrad": {"lr": 0.1},
+    "RMSprop": {"lr": 0.01, "centered": True},
+    "NAdam": {"lr": 0.01},
+}
+
+
+@task
+def distributed_data_parallel():
+    for name, options in RULES.items():
+        for views in (False, True):
+            models = [DistributedDataParallel(network(), gradient_as_bucket_view=views) for _ in range(2)]
+            train(models[0], getattr(ours, name)(models[0].parameters(), **options), 5)
+            train(models[1], getattr(torch.optim, name)(models[1].parameters(), foreach=False, **options), 5)
+            assert_close(*models)
+            assert_alike_everywhere(models[0])
+
+
+@task
+def zero_redundancy():
+    for name, options in RULES.items():
+        for views in (False, True):
+            models = [DistributedDataParallel(network()) for _ in range(2)]
+            optimizers = [
+                ZeroRedundancyOptimizer(model.parameters(), optimizer_class=getattr(make, name),
+                                        parameters_as_bucket_view=views, **options)
+                for model, make in zip(models, (ours, torch.optim), strict=True)
+            ]  # fmt: skip
+            for model, optimizer in zip(models, optimizers, strict=True):
+                train(model, optimizer, 4)
+            assert_close(*models)
+            assert_alike_everywhere(models[0])
+            for optimizer in optimizers:
+                optimizer.consolidate_state_dict(to=0)
+            if dist.get_rank() == 0:
+                saved = [optimizer.state_dict() for optimizer in optimizers]
+                assert saved[0]["state"].keys() == saved[1]["state"].keys()
+                for key, entry in saved[1]["state"].items():
+                    for field, value in entry.items():
+                        torch.testing.assert_close(saved[0]["state"][key][field], value, rtol=1e-9, atol=1e-9)
+            given = [copy.deepcopy(saved[0]) if dist.get_rank() == 0 else None]
+            dist.broadcast_object_list(given, 0)
+            fresh = ZeroRedundancyOptimizer(models[0].parameters(), optimizer_class=getattr(ours, name),
+                                            parameters_as_bucket_view=views, **{**options, "lr": 9.0})  # fmt: skip
+            fresh.load_state_dict(given[0])
+            train(models[0], fresh, 3, seed=2)
+            train(models[1], optimizers[1], 3, seed=2)
+            assert_close(*models)
+
+
+def sharded(dtype=torch.float64):
+    model = network(dtype)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model:
+        if list(layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@task
+def fully_sharded():
+    sizes = [p.to_local().numel() for p in sharded().parameters()]
+    assert (0 in sizes) == (dist.get_rank() == 1), sizes  # an empty shard
+    for name, options in RULES.items():
+        models = [sharded(), sharded()]
+        optimizer = getattr(ours, name)(models[0].parameters(), **options)
+        twin = getattr(torch.optim, name)(models[1].parameters(), foreach=False, **options)
+        train(models[0], optimizer, 5)
+        train(models[1], twin, 5)
+        assert_close(*models)
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            assert optimizer.state[p].keys() == twin.state[q].keys()
+            for field, value in twin.state[q].items():
+                own = optimizer.state[p][field]
+                assert type(own) is type(value), field
+                torch.testing.assert_close(full(own), full(value), rtol=1e-9, atol=1e-9)
+
+
+@task
+def clipping_of_shards():
+    models = [sharded(), sharded()]
+    optimizer = ours.SGD(models[0].parameters(), lr=0.5, max_norm=0.01)
+    train(models[0], optimizer, 4)
+    train(models[1], torch.optim.SGD(models[1].parameters(), lr=0.5, foreach=False), 4, clip=0.01)
+    assert_close(*models)
+    norms = [None, None]
+    dist.all_gather_object(norms, optimizer.last_step.grad_norm)
+    assert norms[0] == norms[1] > 0.01
+
+
+@task
+def versions_of_shards():
+    model = sharded()
+    optimizer = ours.SGD(model.parameters(), lr=0.1)
+    before = [p._version for p in model.parameters()]
+    train(model, optimizer, 1)
+    assert all(p._version > old for p, old in zip(model.parameters(), before, strict=True))
+
+
+@task
+def sharded_dictionaries():
+    """Full and sharded ones, ours into torch's and back; a fresh optimizer makes its states by a step that must move
+    nothing."""
+    for whole in (False, True):
+        settings = StateDictOptions(full_state_dict=whole, broadcast_from_rank0=False)
+        models = [sharded(), sharded()]
+        optimizers = [ours.AdamW(models[0].parameters(), lr=0.01),
+                      torch.optim.AdamW(models[1].parameters(), lr=0.01, foreach=False)]  # fmt: skip
+        for model, optimizer in zip(models, optimizers, strict=True):
+            train(model, optimizer, 3)
+        saved = [copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=settings))
+                 for model, optimizer in zip(models, optimizers, strict=True)]  # fmt: skip
+        if not whole or dist.get_rank() == 0:
+            assert saved[0]["state"].keys() == saved[1]["state"].keys()
+        for model, given, make in ((models[0], saved[1], ours), (models[1], saved[0], torch.optim)):
+            if whole:
+                held = [given]
+                dist.broadcast_object_list(held, 0)
+                given = held[0]
+            before = [full(p.detach()).clone() for p in model.parameters()]
+            fresh = make.AdamW(model.parameters(), lr=7.0)
+            fresh.zero_grad()  # else torch makes no states
+            set_optimizer_state_dict(model, fresh, given, options=settings)
+            for p, old in zip(model.parameters(), before, strict=True):
+                assert torch.equal(full(p.detach()), old)
+            assert fresh.param_groups[0]["lr"] == 0.01
+            train(model, fresh, 3, seed=2)
+        assert_close(*models)
+
+
+@task
+def checkpoint_files():
+    import torch.distributed.checkpoint as checkpoint
+
+    folder = str(FOLDER / "checkpoint")
+    for state_dtype, dtype in (("float32", torch.float64), ("bfloat16", torch.bfloat16)):
+        storage = {"state_dtype": state_dtype, **({"master_weights": "split"} if dtype == torch.bfloat16 else {})}
+        models = [sharded(dtype), sharded(dtype)]
+        first = ours.AdamW(models[0].parameters(), lr=0.01, **storage)
+        train(models[0], first, 3)
+        state = {"model": models[0].state_dict(), "optimizer": get_optimizer_state_dict(models[0], first)}
+        checkpoint.save(state, checkpoint_id=folder + state_dtype)
+        second = ours.AdamW(models[1].parameters(), lr=0.01, **storage)
+        state = {"model": models[1].state_dict(), "optimizer": get_optimizer_state_dict(models[1], second)}
+        checkpoint.load(state, checkpoint_id=folder + state_dtype)
+        models[1].load_state_dict(state["model"])
+        set_optimizer_state_dict(models[1], second, state["optimizer"])
+        for model, optimizer in zip(models, (first, second), strict=True):
+            train(model, optimizer, 3, seed=2)
+        for p, q in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.equal(p.to_local(), q.to_local())
+        exp_avg = second.state[next(models[1].parameters())]["exp_avg"]
+        assert exp_avg.dtype == (torch.bfloat16 if state_dtype == "bfloat16" else torch.float64)
+
+
+@task
+def what_shards_cannot_do():
+    for name in ("LAMB", "LARS", "SWATS"):
+        with pytest.raises(TypeError, match="sums over whole tensors"):
+            getattr(ours, name)(sharded().parameters())
+    model = sharded(torch.float32)
+    optimizer = ours.AdamW(model.parameters(), state_dtype="float8")
+    train(model, optimizer, 2)
+    with pytest.raises(ValueError, match="8-bit blocks of DTensors"):
+        optimizer.state_dict()
+
+
+FOLDER = Path(sys.argv[2])
+
+
+def outcome(function):
+    try:
+        function()
+    except Exception:
+        return traceback.format_exc()
+    return "ok"
+
+
+def main():
+    rank = int(sys.argv[1])
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)  # of step counts, and of NAdam's product of momenta
+    dist.init_process_group("gloo", init_method=f"file://{FOLDER / 'rendezvous'}", rank=rank, world_size=2)
+    results = {}
+    for name, function in TASKS.items():
+        results[name] = outcome(function)
+        both = [None, None]
+        dist.all_gather_object(both, results[name])
+    (FOLDER / f"{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
