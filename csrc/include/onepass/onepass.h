@@ -210,7 +210,8 @@ typedef struct onepass_update_info {
 
 const onepass_update_info* onepass_update_registry(onepass_update update); /* NULL outside the enumeration */
 
-/* Square root of the sum of squares over all arrays (of any floating-point types and strides), accumulated in double. */
+/* Square root of the sum of squares over all arrays (of any floating-point types and strides), accumulated in double.
+ */
 onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
 
 /* Sets dense arrays of any type to zero, all threads together, after asking for huge pages: for new states, whose first
