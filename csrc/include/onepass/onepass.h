@@ -210,7 +210,7 @@ typedef struct onepass_update_info {
 
 const onepass_update_info* onepass_update_registry(onepass_update update); /* NULL outside the enumeration */
 
-/* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double.
+/* Square root of the sum of squares over all arrays (of any floating-point types and strides), accumulated in double.
  */
 onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
 
