@@ -66,6 +66,8 @@ def test_what_is_no_result():
         check_result(np.zeros(2), QUARTIC_SADDLE)
     with pytest.raises(ValueError, match=r"result\.x is not finite"):
         check_result(SimpleNamespace(x=np.array([np.inf]), success=False, message=""), QUARTIC_SADDLE)
+    with pytest.raises(TypeError, match=r"result\.x is complex128, expected real numbers"):
+        check_result(SimpleNamespace(x=np.zeros(2, complex), success=True, message=""), QUARTIC_SADDLE)
 
 
 def test_where_bfgs_stops_beside_a_flat_point():

@@ -375,8 +375,8 @@ CHAPTER = Chapter(
     text=text,
     terms={
         "batch normalization": "批次标准化", "error surface": "误差表面", "feature": "特征",
-        "standardization": "标准化", "mean": "平均值", "deviation": "标准差", "condition number": "条件数",
-        "eigenvalue": "特征值", "learning rate": "学习率", "moving average": "移动平均", "evaluation": "推断",
+        "standardization": "标准化", "mean": "平均值", "standard deviation": "标准差", "condition number": "条件数",
+        "eigenvalue": "特征值", "learning rate": "学习率", "moving average": "移动平均", "inference": "推断",
         "batch size": "批次大小", "layer normalization": "层标准化",
     },
     compute=compute,

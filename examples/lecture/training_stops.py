@@ -191,9 +191,9 @@ def text(results: Results) -> str:
 is small, training is near a critical point, where ∇L = 0. If it is not, training is elsewhere, and it is the learning
 rate or the noise of the batches that keeps it there.
 
-At a critical point the loss nearby is L + ½ δᵀHδ, and the eigenvalues of the Hessian H say what it is. All positive: a
-local minimum, no way leads down. All negative: a local maximum. Both signs: a saddle point, and the eigenvectors of
-negative eigenvalues lead down. Zeros among otherwise positive ones: second derivatives cannot tell.
+At a critical point the loss nearby is about L + ½ δᵀHδ, and the eigenvalues of the Hessian H say what it is. All
+positive: a local minimum, no way leads down. All negative: a local maximum. Both signs: a saddle point, and the
+eigenvectors of negative eigenvalues lead down. Zeros among otherwise positive ones: second derivatives cannot tell.
 
 Maxima can be forgotten. The output's bias alone rules them out: the second derivative of the squared error with respect
 to it is 2 everywhere, so that some eigenvalue is positive. Of {len(verdicts)} critical points of the network below,
@@ -241,7 +241,7 @@ CHAPTER = Chapter(
     terms={
         "gradient": "梯度", "norm": "范数", "critical point": "临界点", "local minimum": "局部极小值",
         "local maximum": "局部极大值", "saddle point": "鞍点", "Hessian": "海森矩阵", "eigenvalue": "特征值",
-        "eigenvector": "特征向量", "learning rate": "学习率", "loss": "损失", "plateau": "平坦区域",
+        "eigenvector": "特征向量", "learning rate": "学习率", "loss": "损失", "plateau": "平坦区",
     },
     compute=compute,
     pictures=[

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onepass._extras import require
 from onepass.landscape.differences import EPS, STEP
-from onepass.landscape.function import Array, Function
+from onepass.landscape.function import Array, Function, norm
 from onepass.landscape.operators import hessian, hessian_operator
 from onepass.landscape.spectrum import eigenpairs, products
 
@@ -41,13 +41,15 @@ class End:
 @dataclass(frozen=True)
 class Curvature:
     """Both ends; of a dense Hessian all ``values`` (n,) ascending, ``vectors`` (n, n) and ``errors`` (n,); else None,
-    None and the error of a product with a unit vector."""
+    None and the error of a product with a unit vector. ``distance``: how far away `at_the_critical_point` expects it,
+    as far as curvature is certain."""
 
     smallest: End
     largest: End
     values: Array | None
     vectors: Array | None
     errors: Array
+    distance: float = 0.0
 
 
 def unknown(n: int) -> Curvature:
@@ -75,16 +77,19 @@ def at_the_critical_point(function: Function, gradient: Array, curved: Curvature
     """
     if curved.values is not None and curved.vectors is not None:
         shifts = _shift_of_values(function, gradient, curved.values, curved.vectors, float(curved.errors[0]))
-        return _of_values(curved.values, curved.vectors, curved.errors + shifts)
+        errors = curved.errors + shifts
+        certain = np.abs(curved.values) > errors
+        steps = np.where(certain, gradient @ curved.vectors, 0.0) / np.where(certain, curved.values, 1.0)
+        return replace(_of_values(curved.values, curved.vectors, errors), distance=norm(steps))
     if not gradient.any():
         return curved
     ends = [curved.smallest, curved.largest]
-    shifts = _shift_of_ends(function, gradient, ends, seed)
+    shifts, distance = _shift_of_ends(function, gradient, ends, float(curved.errors), seed)
     smallest, largest = (
         End(end.value, end.vector, end.error + shift, end.proof + shift)
         for end, shift in zip(ends, shifts, strict=True)
     )
-    return Curvature(smallest, largest, None, None, curved.errors)
+    return Curvature(smallest, largest, None, None, curved.errors, distance)
 
 
 # ---- dense
@@ -108,7 +113,7 @@ def _shift_of_values(function: Function, gradient: Array, values: Array, vectors
     curved = np.abs(values) > error
     coefficients = np.where(curved, gradient @ vectors, 0.0)
     step = vectors @ (-coefficients / np.where(curved, values, 1.0))
-    length = float(np.linalg.norm(step))
+    length = norm(step)
     if length == 0.0:
         return np.zeros(len(values))
     size = max(1.0, float(np.linalg.norm(function.x)))
@@ -117,7 +122,7 @@ def _shift_of_values(function: Function, gradient: Array, values: Array, vectors
     there, share = function.x + step, CAUTION * min(1.0, length / seen)
     try:
         model = gradient + vectors @ (values * (step @ vectors))
-        changes = [float(np.linalg.norm(function.gradient(there) - model) / np.linalg.norm(step))]
+        changes = [norm(function.gradient(there) - model) / norm(step)]
         for i in {0, len(values) - 1}:
             vector = vectors[:, i]
             changes.append(abs(float(vector @ function.hessian_vector(there, vector)[0] - values[i])))
@@ -177,9 +182,12 @@ def _asymmetry(operator: Any, seed: int) -> float:
     return float(n * max(0.0, differences.max()))
 
 
-def _shift_of_ends(function: Function, gradient: Array, ends: list[End], seed: int) -> Array:
+def _shift_of_ends(
+    function: Function, gradient: Array, ends: list[End], error: float, seed: int
+) -> tuple[Array, float]:
     """As for a dense Hessian, (2,), but of the Rayleigh quotients, and along two steps: Newton's in the space of the
-    two vectors, and MINRES' (Paige and Saunders 1975) in a larger one."""
+    two vectors, and MINRES' (Paige and Saunders 1975) in a larger one. And that one's length, where the curvature along
+    it is certain and stays what it is over a distance of one."""
     near = np.zeros(function.size)
     for end in ends:
         if abs(end.value) > end.proof:
@@ -187,14 +195,19 @@ def _shift_of_ends(function: Function, gradient: Array, ends: list[End], seed: i
     with np.errstate(all="ignore"):
         minres = require("scipy.sparse.linalg").minres
         wide = minres(hessian_operator(function, seed=seed), -gradient, maxiter=KRYLOV)[0]
-    shifts = np.zeros(2)
+    shifts, distance = np.zeros(2), 0.0
     for step in (near, wide):
-        there = function.x + step / max(1.0, float(np.linalg.norm(step)))
+        length = norm(step)
+        there = function.x + step / max(1.0, length)
         if not np.isfinite(there).all() or np.array_equal(there, function.x):
             continue
         try:
             moved = np.array([end.vector @ function.hessian_vector(there, end.vector)[0] for end in ends])
+            if step is wide and length > 1.0:
+                unit = step / length
+                here, beyond = (float(unit @ function.hessian_vector(x, unit)[0]) for x in (function.x, there))
+                distance = length if abs(here) > error + CAUTION * abs(beyond - here) else 0.0
         except FloatingPointError:
-            return np.full(2, math.inf)
+            return np.full(2, math.inf), 0.0
         shifts = np.maximum(shifts, CAUTION * np.abs(moved - [end.value for end in ends]))
-    return shifts
+    return shifts, distance

@@ -58,10 +58,13 @@ def trust_region(walk: Walk, x: Array, target: float) -> Array:
 
 
 def _minimize(walk: Walk, x: Array, options: dict[str, Any], **how: Any) -> Array:
+    def value(at: Array) -> tuple[float, Array]:  # L-BFGS-B divides by squares of the gradient, which may underflow
+        return walk.value(at) if np.isfinite(at).all() else (math.inf, np.zeros(len(at)))
+
     found = require("scipy.optimize").minimize(
-        walk.value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
+        value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
     )
-    return np.array(found.x)
+    return np.array(found.x) if np.isfinite(found.x).all() else x
 
 
 def _hessian(walk: Walk, x: Array) -> Array:

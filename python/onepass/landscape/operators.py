@@ -113,8 +113,7 @@ def hessian(f: Any, theta: Theta = None, return_error: bool = False) -> Any:
     if n > LARGEST:
         raise ValueError(f"theta has {n} parameters, expected at most {LARGEST} for a dense Hessian; take eigenpairs")
     columns, errors = function.hessian_vectors(function.x, np.eye(n))
-    asymmetry = float(np.linalg.norm(columns - columns.T))
-    error = max(float(np.linalg.norm(errors)), asymmetry)
+    error = max(norm(errors), norm((columns - columns.T).ravel()))
     symmetric = (columns + columns.T) / 2
     return (symmetric, error) if return_error else symmetric
 
