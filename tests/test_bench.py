@@ -20,6 +20,7 @@ from bench.case import Case, Contender, Entry, Goal  # noqa: E402
 from bench.cases import (  # noqa: E402
     convolution,
     data,
+    jax_step,
     numpy_loop_step,
     python_cost,
     torch_step,
@@ -287,6 +288,19 @@ def test_an_estimator_with_weights_of_its_own_comes_to_a_comparable_loss(monkeyp
     monkeypatch.setattr(training_digits, "_classifier", lambda *_: (slow, lambda _: None))
     with pytest.raises(agreement.AgreementError, match="loss after 30 epochs"):
         training_digits._estimator("sklearn.neural_network", problem)
+
+
+def test_steps_inside_jax_agree_with_optax(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax")
+    found = case_of(jax_step, "/4096")
+    contenders, notes = run.build(found)
+    assert {"onepass.jax", "onepass.jax updates", "JAX+Optax", "onepass", "limit"} == set(contenders) | set(notes)
+    assert [name for name, note in notes.items() if not note.startswith("absent: ")] == []
+    assert found.goals[0].meets("JAX+Optax")
+    optimizers = pytest.importorskip("onepass.jax")
+    monkeypatch.setattr(optimizers, "adam", lambda lr, *others: optimizers.sgd(lr))
+    with pytest.raises(agreement.AgreementError, match=r"onepass\.jax: param"):
+        run.build(found)
 
 
 @pytest.mark.parametrize("rule", vanishing.RULES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,14 +19,11 @@ from landscape_functions import (
     scaled,
 )
 
-from onepass.landscape.critical import CriticalPoint, check_result, critical_point
+from onepass.landscape.critical import CriticalPoint, critical_point
 from onepass.landscape.curvature import Curvature, End
-from onepass.landscape.lanczos import lanczos, ritz
-from onepass.landscape.minimum_ratio import share_above
-from onepass.landscape.operators import hessian
 from onepass.landscape.verdict import judge
 
-scipy_optimize = pytest.importorskip("scipy.optimize")
+pytest.importorskip("scipy.optimize")
 
 BOTH = pytest.mark.parametrize("dense", [True, False], ids=["dense", "lanczos"])
 
@@ -118,18 +114,6 @@ def test_beside_what_is_flat_nothing_is_certain(name, distance, dense):
         assert report.verdict in ("degenerate", "undecided", "not critical"), str(report)
 
 
-def test_where_bfgs_stops_beside_a_flat_point():
-    """It calls x^4 solved at 0.01, where the second derivative is 0.002: no minimum is proved by that."""
-    f = FLAT["x^4"]
-    result = scipy_optimize.minimize(f, np.array([1.0]), jac=True, method="BFGS")
-    assert result.success
-    assert abs(result.x[0]) > 1e-3
-    report = check_result(result, f)
-    assert report.verdict == "degenerate"
-    assert report.smallest > 0
-    assert report.smallest_error > report.smallest
-
-
 @BOTH
 def test_a_valley_of_minima_is_degenerate(dense):
     """w1 w2 = 1: no eigenvalue is negative and one is zero."""
@@ -218,15 +202,12 @@ def test_against_torch():
 
 @BOTH
 def test_a_gradient_that_is_no_functions_decides_nothing(dense):
-    """(x + 3 y, y - 3 x): its Jacobian has a positive definite symmetric part and is not symmetric."""
-
-    def f(theta):
-        x, y = theta
-        return float(x**2 + y**2) / 2, np.array([x + 3 * y, y - 3 * x])
-
-    report = critical_point(f, np.zeros(2), dense=dense)
+    """theta + A theta, A antisymmetric: its Jacobian has a positive definite symmetric part and is not symmetric."""
+    a = np.random.default_rng(0).standard_normal((100, 100))
+    jacobian = np.eye(100) + (a - a.T) / 4
+    report = critical_point(lambda theta: (float(theta @ theta) / 2, jacobian @ theta), np.zeros(100), dense=dense)
     assert report.verdict == "undecided"
-    assert report.smallest_error > 1
+    assert report.smallest_error > np.linalg.norm(jacobian - jacobian.T, 2) / 2
 
 
 @BOTH
@@ -298,70 +279,6 @@ def test_the_default_of_gtol_is_scipys_for_curvature_one():
     assert critical_point(far, np.array([0.5])).verdict == "not critical"  # though the gradient at 1.5 is 1e21
 
 
-# ---- many parameters
-
-
-N = 400
-SPECTRA = {
-    "mostly positive": np.r_[np.linspace(-2, -1, 80), np.linspace(1, 3, 320)],
-    "mostly negative": np.r_[np.linspace(-3, -0.5, 350), np.linspace(0.5, 2, 50)],
-    "through zero": np.linspace(-1, 3, N),
-}
-
-
-@pytest.mark.parametrize("name", SPECTRA)
-def test_minimum_ratio_of_many_parameters(name):
-    values = SPECTRA[name]
-    f, _ = quadratic(values, rotation_seed=1)
-    report = critical_point(f, np.zeros(N))
-    assert report.eigenvalues is None
-    assert report.verdict == "saddle point"
-    np.testing.assert_allclose([report.smallest, report.largest], values[[0, -1]], atol=report.error)
-    truth = np.mean(values > 0)
-    assert 0 < report.minimum_ratio_error < 0.1
-    assert abs(report.minimum_ratio - truth) <= report.minimum_ratio_error
-    counted = critical_point(f, np.zeros(N), dense=True)
-    assert (counted.minimum_ratio, counted.verdict) == (truth, "saddle point")
-
-
-@pytest.mark.parametrize(("sign", "verdict", "ratio"), [(1, "local minimum", 1.0), (-1, "local maximum", 0.0)])
-def test_definite_with_many_parameters(sign, verdict, ratio):
-    f, _ = quadratic(sign * np.geomspace(1e-3, 10, N), rotation_seed=2)
-    report = critical_point(f, np.zeros(N))
-    assert report.verdict == verdict
-    assert "as far as Lanczos found" in report.message
-    assert (report.minimum_ratio, report.minimum_ratio_error) == (ratio, 0.0)
-
-
-def test_one_negative_eigenvalue_of_many_is_found():
-    values = np.r_[-1e-3, np.linspace(0.5, 3, N - 1)]
-    report = critical_point(quadratic(values, rotation_seed=3)[0], np.zeros(N), samples=0)
-    assert report.verdict == "saddle point"
-    np.testing.assert_allclose(report.smallest, -1e-3, rtol=1e-4)
-    assert np.isnan(report.minimum_ratio)
-
-
-def test_zero_eigenvalues_of_many():
-    values = np.r_[np.zeros(100), np.linspace(0.5, 3, N - 100)]
-    report = critical_point(quadratic(values, rotation_seed=4)[0], np.zeros(N))
-    assert report.verdict == "degenerate"
-    assert abs(report.minimum_ratio - 0.75) <= report.minimum_ratio_error
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_quadratures_share_is_off_by_no_more_than_it_says(seed):
-    """Against the vector's own density: the separation theorem holds for each threshold."""
-    rng = np.random.default_rng(seed)
-    values = np.sort(rng.standard_normal(60))
-    start = rng.standard_normal(60)
-    diagonal, beside, _ = lanczos(lambda v: values * v, start, 7)
-    nodes, vectors = ritz(diagonal, beside)
-    shares = start**2 / (start @ start)
-    for threshold in np.linspace(-3, 3, 50):
-        share, error = share_above([nodes, nodes], [vectors[0] ** 2] * 2, threshold)
-        assert abs(share - shares[values > threshold].sum()) <= error + 1e-12
-
-
 # ---- the report
 
 
@@ -388,8 +305,8 @@ def test_evaluations_are_counted_and_products_used():
 
 
 def test_numbers_repeat_and_nothing_is_changed():
-    f, _ = quadratic(SPECTRA["through zero"], rotation_seed=5)
-    theta = np.full(N, 1e-7)
+    f, _ = quadratic(np.linspace(-1, 3, 400), rotation_seed=5)
+    theta = np.full(400, 1e-7)
     before = theta.copy()
     first, second = critical_point(f, theta), critical_point(f, theta)
     assert str(first) == str(second)
@@ -408,13 +325,16 @@ def test_a_report_is_a_theta():
     [
         ({"gtol": -1.0}, "gtol is -1.0, expected a finite number >= 0"),
         ({"gtol": np.nan}, "gtol is nan"),
-        ({"samples": -1}, "samples is -1, expected an integer >= 0"),
-        ({"steps": 1}, "steps is 1, expected an integer >= 2"),
-        ({"samples": 2.5}, "samples is 2.5"),
+        ({"gtol": "small"}, "gtol is 'small', expected a finite number"),
+        ({"dense": "yes"}, "dense is 'yes', expected True, False, or None"),
+        ({"samples": -1}, "samples is -1, expected >= 0"),
+        ({"steps": 1}, "steps is 1, expected >= 2"),
+        ({"samples": 2.5}, "samples is 2.5, expected an integer"),
+        ({"seed": -1}, "seed is -1, expected >= 0"),
     ],
 )
 def test_errors(options, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         critical_point(FOUR_WELLS, np.ones(2), **options)
 
 
@@ -425,65 +345,27 @@ def test_a_point_that_is_not_finite():
         critical_point(FOUR_WELLS, np.array([0, np.nan]))
 
 
-# ---- SciPy's results
-
-METHODS = ["BFGS", "L-BFGS-B", "CG", "Newton-CG", "trust-ncg", "trust-krylov", "trust-exact"]
-STARTS = {
-    "quartic saddle": (QUARTIC_SADDLE, 2, "saddle point"),
-    "two weights": (TWO_WEIGHTS, 2, "saddle point"),
-    "curved valley": (ROSENBROCK_SADDLE, 2, "saddle point"),
-    "linear network of two layers": (linear_network(2), 8, "saddle point"),
-    "linear network of three layers": (linear_network(3), 12, "degenerate"),
-    "linear network of four layers": (linear_network(4), 16, "degenerate"),
-}
-
-
-def minimize(f, start, method):
-    options = {"hess": lambda x: hessian(f, x)} if method.startswith(("trust", "Newton")) else {}
-    return scipy_optimize.minimize(f, start, jac=True, method=method, **options)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", STARTS)
-def test_scipy_calls_a_saddle_success(name, method):
-    f, n, verdict = STARTS[name]
-    result = minimize(f, np.zeros(n), method)
-    assert result.success
-    np.testing.assert_array_equal(result.x, np.zeros(n))
-    report = check_result(result, f)
-    assert report.verdict == verdict
-    what = "this is a saddle point" if verdict == "saddle point" else "this point is degenerate"
-    assert report.message.startswith(f"SciPy reports success, but {what}: ")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_scipys_minima_are_minima(method):
-    result = minimize(QUARTIC_SADDLE, np.array([1.0, 1.0]), method)
-    report = check_result(result, QUARTIC_SADDLE)
-    assert report.verdict == "local minimum", str(report)
-    assert report.message.startswith("SciPy reports success, and this is a local minimum: ")
-
-
-def test_what_scipy_gave_up_on():
-    result = scipy_optimize.minimize(
-        ROSENBROCK_SADDLE, np.array([0.1, 3.0]), jac=True, method="BFGS", options={"maxiter": 2}
-    )
-    report = check_result(result, ROSENBROCK_SADDLE, gtol=1e-6)
-    assert report.verdict == "not critical"
-    assert report.message.startswith("SciPy reports no success (Maximum number of iterations has been exceeded); this")
-
-
-def test_what_is_no_result():
-    with pytest.raises(
-        TypeError, match=r"without x, success, message, expected what scipy\.optimize\.minimize returns"
-    ):
-        check_result(np.zeros(2), QUARTIC_SADDLE)
-    with pytest.raises(ValueError, match=r"result\.x is not finite"):
-        check_result(SimpleNamespace(x=np.array([np.inf]), success=False, message=""), QUARTIC_SADDLE)
-
-
 def test_it_is_what_the_design_says():
     names = ("loss", "gradient_norm", "smallest", "largest", "error", "smallest_vector", "minimum_ratio", "verdict")
     report = critical_point(FOUR_WELLS, np.ones(2))
     assert isinstance(report, CriticalPoint)
     assert [name for name in (*names, "message") if not hasattr(report, name)] == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_point_that_is_critical_to_rounding_is_not_judged_by_rounding(seed):
+    """Newton's step from it is too short to tell how the curvature changes: small eigenvalues keep their signs."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    eigenvalues, minimum = np.array([-1.0, -1e-3, 2e-3, 0.5, 1.0, 2.0]), 3 * rng.standard_normal(6)
+    matrix = axes @ np.diag(eigenvalues) @ axes.T
+
+    def f(theta):
+        d = theta - minimum
+        return float(d @ matrix @ d / 2 + (d**4).sum() / 4), matrix @ theta - matrix @ minimum + d**3
+
+    theta = minimum + 3e-13 * rng.standard_normal(6)
+    report = critical_point(f, theta)
+    assert report.verdict == "saddle point"
+    np.testing.assert_allclose(report.eigenvalues, eigenvalues, atol=1e-8)
+    assert (report.minimum_ratio, report.minimum_ratio_error) == (4 / 6, 0.0)

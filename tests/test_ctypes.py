@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
+import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -129,8 +131,9 @@ def test_a_parallel_for_is_of_the_thread_that_set_it(library):
         lambda call, context, tasks: call(context, 1, tasks),
         lambda call, context, tasks: call(context, 0, tasks + 1),
         lambda call, context, tasks: [call(context, 0, tasks), call(context, tasks - 1, tasks)],
+        lambda call, context, tasks: [call(context, 0, tasks // 2), call(context, 0, tasks - tasks // 2)],
     ],
-    ids=["nothing", "not the first", "beyond the last", "one twice"],
+    ids=["nothing", "not the first", "beyond the last", "one twice", "the first half twice"],
 )
 def test_a_host_that_does_not_run_each_task_once_is_noticed(library, run):
     @PARALLEL_FOR
@@ -145,6 +148,46 @@ def test_a_host_that_does_not_run_each_task_once_is_noticed(library, run):
         library.onepass_set_parallel_for(PARALLEL_FOR(), None, 0)
     assert status == INVALID_VALUE
     assert message == "parallel_for: returned before all tasks had run, each once"
+
+
+def test_a_call_may_ask_for_fewer_threads_than_the_host_has_but_not_for_more(library):
+    shared_out = []
+
+    @PARALLEL_FOR
+    def parallel_for(host, tasks, call, context):
+        shared_out.append(tasks)
+        call(context, 0, tasks)
+
+    x = np.ones((4096, 300), np.float32)
+    library.onepass_set_parallel_for(parallel_for, None, 3)
+    try:
+        assert [softmax(library, x, np.empty_like(x), threads)[0] for threads in (1, 2, 64)] == [0, 0, 0]
+    finally:
+        library.onepass_set_parallel_for(PARALLEL_FOR(), None, 0)
+    assert shared_out == [32, 48]  # sixteen for each thread; on one thread nothing is shared out
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_the_hosts_threads(library):
+    x = np.ones((4096, 300), np.float32)
+    with ThreadPoolExecutor(2) as pool:
+
+        @PARALLEL_FOR
+        def parallel_for(host, tasks, call, context):
+            list(pool.map(lambda task: call(context, task, task + 1), range(tasks)))
+
+        library.onepass_set_parallel_for(parallel_for, None, 2)
+        try:
+            assert softmax(library, x, np.empty_like(x))[0] == 0
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)  # its end, should it wait for threads that it does not have
+                os._exit(softmax(library, x, np.empty_like(x))[0])
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert library.onepass_get_threads() == 2  # the parent's are there as before
+        finally:
+            library.onepass_set_parallel_for(PARALLEL_FOR(), None, 0)
 
 
 def test_a_pool_without_threads_is_refused(library):

@@ -72,13 +72,17 @@ def test_a_flat_theta_with_shapes_is_the_same():
 # ---- principal directions
 
 
-def test_pca_against_the_eigenvalues_of_the_scatter():
-    path = np.cumsum(RNG.normal(size=(30, 6)) * np.array([5, 3, 2, 1, 0.5, 0.2]), axis=0)
+@pytest.mark.parametrize("size", [6, 300])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6])
+def test_pca_against_scipys_singular_vectors(size, spread):
+    scales = np.r_[5.0, 5 * spread, 3 * spread, np.full(size - 3, spread)]
+    path = np.cumsum(RNG.normal(size=(60, size)) * scales, axis=0) @ linalg.qr(RNG.normal(size=(size, size)))[0]
     found = landscape.pca(path, components=3)
     difference = path - path[-1]
-    values, vectors = linalg.eigh(difference.T @ difference)
-    np.testing.assert_allclose(found.explained_variance_ratio, values[::-1][:3] / values.sum(), rtol=1e-10)
-    np.testing.assert_allclose(np.abs(found.vectors @ vectors[:, ::-1][:, :3]), np.eye(3), atol=1e-9)
+    _, values, vectors = linalg.svd(difference)
+    np.testing.assert_allclose(found.explained_variance_ratio, values[:3] ** 2 / np.sum(values**2), rtol=1e-8)
+    np.testing.assert_allclose(np.abs(found.vectors @ vectors[:3].T), np.eye(3), atol=1e-8)
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(3), atol=1e-13)
     np.testing.assert_allclose(found.points, difference @ found.vectors.T, atol=1e-12)
     np.testing.assert_array_equal(found.center, path[-1])
     assert (found.vectors[np.arange(3), np.abs(found.vectors).argmax(axis=1)] > 0).all()

@@ -55,8 +55,9 @@ def blocks(path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
-    if name.split(".")[1:2] == ["torch"]:
-        pytest.importorskip("torch")
+    adapter = name.split(".")[1:2]
+    if adapter in (["jax"], ["torch"]):
+        pytest.importorskip(*adapter)
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE, extraglobs={"np": np})
     assert result.failed == 0

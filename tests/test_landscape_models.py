@@ -349,3 +349,29 @@ def test_from_torch_refuses():
     assert landscape.from_torch(words, torch.nn.functional.cross_entropy, y, y.astype(np.int32)).theta.size == 15
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         landscape.from_torch(torch.nn.Linear(5, 3).requires_grad_(False), mse, x, y)
+
+
+@pytest.mark.parametrize("guard", ["no_grad", "inference_mode"])
+def test_a_torch_function_has_derivatives_inside_no_grad_too(guard):
+    torch = pytest.importorskip("torch")
+    x, y = np.random.default_rng(0).standard_normal((9, 3)), np.arange(9) % 2
+    module = torch.nn.Linear(3, 2)
+    with getattr(torch, guard)():
+        f = landscape.from_torch(module, torch.nn.functional.cross_entropy, x, y)
+        inside = (*f(f.theta), f.hessian_vector(f.theta, f.theta), f.gauss_newton_vector(f.theta, f.theta))
+        assert landscape.gradient_check(f, f.theta)
+    outside = (*f(f.theta), f.hessian_vector(f.theta, f.theta), f.gauss_newton_vector(f.theta, f.theta))
+    for a, b in zip(inside, outside, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.any(a)
+
+
+def test_a_torch_loss_that_no_gradient_comes_through_is_refused():
+    torch = pytest.importorskip("torch")
+    x, y = np.zeros((4, 3)), np.zeros(4, int)
+    for loss in (
+        lambda p, y: (p.argmax(1) == y).double().mean(),
+        lambda p, y: torch.nn.functional.cross_entropy(p.detach(), y),
+    ):
+        with pytest.raises(ValueError, match="no derivative by the parameters"):
+            landscape.from_torch(torch.nn.Linear(3, 2), loss, x, y)

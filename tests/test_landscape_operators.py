@@ -471,6 +471,8 @@ def test_taylor_refuses():
         landscape.taylor(rosenbrock, np.ones(2), np.zeros(2))
     with pytest.raises(ValueError, match=r"steps is \[\], expected a sequence"):
         landscape.taylor(rosenbrock, np.ones(2), np.ones(2), steps=[])
+    with pytest.raises(ValueError, match=r"steps is 'far', expected a sequence"):
+        landscape.taylor(rosenbrock, np.ones(2), np.ones(2), steps="far")
     with pytest.raises(ValueError, match=r"direction has shape \(3,\), expected \(2,\)"):
         landscape.taylor(rosenbrock, np.ones(2), np.ones(3))
 
@@ -512,6 +514,7 @@ def test_shapes_of_a_flat_theta():
 
 
 THETAS = [
+    (np.ones(2, complex), TypeError, r"theta is complex128, expected float64$"),
     (np.ones(2, np.float32), TypeError, r"theta is float32, expected float64.*theta\.astype\(numpy\.float64\)"),
     (np.ones(2, int), TypeError, "theta is int64, expected float64"),
     (np.ones((2, 1)), ValueError, r"theta has shape \(2, 1\), expected a flat vector.*\[theta\]"),
@@ -600,3 +603,26 @@ def test_a_gradient_of_zero_is_right():
     assert check
     assert "right to" in str(check)
     assert "largest derivative" in str(check)
+
+
+def test_gradients_of_arrays_without_axes_may_be_numbers():
+    """2 * theta[0] of an array () is a number in NumPy."""
+
+    def f(theta):
+        return float(theta[0] ** 2 + theta[1] @ theta[1]), [2 * theta[0], 2 * theta[1]]
+
+    np.testing.assert_allclose(landscape.hessian(f, [np.array(3.0), np.ones(2)]), 2 * np.eye(3), atol=1e-8)
+
+
+def test_parameters_without_effect_do_not_lead_to_steps_that_are_too_long_for_others():
+    """Digits' first pixels are 0 in every row: along their weights any step is good, along the others few are."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
+    x[:, :2] = 0.0
+    first, last = nn.Linear(6, 5, dtype=np.float64), nn.Linear(5, 3, dtype=np.float64)
+    f = landscape.from_model(nn.Sequential(first, nn.Tanh(), last, seed=0), losses.CrossEntropy(), x, y)
+    theta = 10 * f.theta
+    found, error = landscape.hessian(f, theta, return_error=True)
+    columns = [landscape.hessian_vector_product(f, theta, unit).value for unit in np.eye(theta.size)]
+    assert error < 1e-6 * np.linalg.norm(found)
+    np.testing.assert_allclose(found, np.transpose(columns), atol=2 * error)

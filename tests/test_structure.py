@@ -50,16 +50,18 @@ def test_kernels_are_arithmetic_only(path):
     assert not re.search(r"\b_mm\d*_|immintrin|\bf?ma\(|std::(exp|log|pow|sqrt|fma)\b", code(path))
 
 
-@pytest.mark.parametrize("folder", ["api", "runtime", "include"])
+@pytest.mark.parametrize("folder", ["api", "runtime", "include", "xla"])
 def test_the_library_knows_no_python(folder):
     for path in sources(folder):
-        assert [i for i in includes(path) if re.search(r"pybind11|Python\.h|numpy|bindings/", i)] == [], path
+        assert [i for i in includes(path) if re.search(r"pybind11|Python\.h|numpy|bindings/|xla/ffi/", i)] == [], path
 
 
 def test_bindings_see_the_c_abi_alone():
-    for path in sources("bindings"):
-        own = [i for i in includes(path) if i.startswith('"')]
-        assert [i for i in own if not re.match(r'"(bindings|onepass)/', i)] == [], path
+    """And XLA's handlers, which are made of the C ABI alone and need neither Python nor jaxlib."""
+    for folder, allowed in (("bindings", "bindings|onepass"), ("xla", "xla|onepass")):
+        for path in sources(folder):
+            own = [i for i in includes(path) if i.startswith('"') and i != '"xla/handlers.hpp"']
+            assert [i for i in own if not re.match(rf'"({allowed})/', i)] == [], path
 
 
 def test_one_file_starts_threads():
@@ -134,9 +136,14 @@ def test_callbacks_know_the_trainers_protocol_only(name):
     assert {part(i) for i in imported(MODULES[name])} & {"trainer", "cli"} == set()
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "landscape"] or ["onepass"])
+@pytest.mark.parametrize("name", [n for n in MODULES if part(n) == "landscape"])
 def test_landscape_takes_a_function_and_knows_no_layers(name):
-    assert {part(i) for i in imported(MODULES[name])} & {"nn", "optim"} == set()
+    assert {part(i) for i in imported(MODULES[name])} & {"nn", "optim", "losses", "trainer", "callbacks"} == set()
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if part(n) not in {"cli", "lecture"}])
+def test_the_lecture_is_on_top_of_everything(name):
+    assert "lecture" not in {part(i) for i in imported(MODULES[name])}
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if part(n) not in ADAPTERS])
@@ -147,7 +154,9 @@ def test_nothing_imports_an_adapter_or_its_framework(name):
     assert {i.split(".")[0] for i in names} & {"torch", "jax", "onnx", "onnxruntime", "mpi4py"} == set()
 
 
-@pytest.mark.parametrize("name", ["onepass", "onepass.kernels", "onepass.reference", "onepass.optim"])
+@pytest.mark.parametrize(
+    "name", ["onepass", "onepass.kernels", "onepass.reference", "onepass.optim", "onepass.landscape", "onepass.lecture"]
+)
 def test_import_is_silent_and_needs_numpy_alone(name):
     heavy = ["scipy", "matplotlib", "sklearn", "tqdm", "torch", "jax", "safetensors", "threadpoolctl", "pandas"]
     code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
@@ -225,7 +234,8 @@ def test_design_signatures():
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("onepass", ["info", "set_threads", "get_threads", "get_include", "get_cmake_dir", "get_library", "__version__"]),
+        ("onepass", ["info", "set_threads", "get_threads", "__version__"]),
+        ("onepass", ["get_include", "get_cmake_dir", "get_library"]),
         ("onepass.optim", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]),
         ("onepass.optim", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
         ("onepass.schedules", ["constant", "step_decay", "cosine", "linear_warmup", "join"]),
@@ -239,6 +249,14 @@ def test_design_signatures():
         ),
         ("onepass.losses", ["CrossEntropy", "MeanSquaredError", "BinaryCrossEntropyWithLogits", "Huber", "SmoothL1"]),
         ("onepass.trainer", ["Trainer"]),
+        (
+            "onepass.landscape",
+            ["gradient_check", "hessian_vector_product", "hessian", "hessian_operator", "gauss_newton_operator"],
+        ),
+        ("onepass.landscape", ["eigenpairs", "trace", "spectral_density", "taylor", "from_model", "from_torch"]),
+        ("onepass.landscape", ["critical_point", "check_result", "escape", "line", "plane", "random_direction", "pca"]),
+        ("onepass.landscape", ["directions_between", "CriticalPoint", "Escape"]),
+        ("onepass.callbacks", ["Trajectory"]),
         ("onepass.torch", ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]),
         ("onepass.torch", ["Rprop", "ASGD", "Lion", "Signum", "AdaBound", "LAMB", "LARS", "SWATS"]),
     ],

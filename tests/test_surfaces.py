@@ -85,7 +85,8 @@ def test_projection_against_known_coordinates():
         coordinates, distances = found.project(given)
         np.testing.assert_allclose(coordinates, known[:, :2], rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(distances, np.abs(known[:, 2]), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found.project(thetas[0])[0], known[:1, :2], rtol=1e-10)
+    for given in (thetas[0], type("Report", (), {"theta": thetas[0]})()):
+        np.testing.assert_allclose(found.project(given)[0], known[:1, :2], rtol=1e-10)
 
 
 def test_plane_through_three_points():
@@ -168,6 +169,25 @@ def test_the_same_bits_with_any_number_of_threads_and_in_any_order():
     for index in np.random.default_rng(0).permutation(81)[:20]:
         i, j = divmod(int(index), 9)
         assert f.loss(f.theta + found[1].a[j] * u + found[1].b[i] * v) == found[1].losses[i, j]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_copy_of_a_models_function_is_independent_and_shares_the_rows(training):
+    x, y = RNG.normal(size=(40, 8)), RNG.integers(3, size=40)
+    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm(6), nn.ReLU(), nn.Linear(6, 3))
+    f = landscape.from_model(model, losses.CrossEntropy(), x, y, training)
+    other = f.theta + RNG.normal(size=f.theta.size)
+    before, elsewhere = f(f.theta), f(other)
+    f.loss(other)  # what the layers remember is of other now
+    made = f.copy()
+    loss, gradient = made(f.theta)
+    assert loss == before[0] == made.loss(f.theta)
+    np.testing.assert_array_equal(gradient, before[1])
+    assert f(other)[0] == elsewhere[0]
+    assert not any(np.shares_memory(a, b) for a in f._parameters for b in made._parameters)
+    assert made._x is f._x
+    made.assign(other)
+    np.testing.assert_array_equal(model.parameters()[0].ravel(), other[:48].astype(np.float32))
 
 
 # ---- threads, errors, Ctrl-C

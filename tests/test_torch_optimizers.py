@@ -324,17 +324,19 @@ def test_a_parameter_that_moves_is_followed(rng):
             p.data = change(p.data)
         twins.step()
         twins.step()
-    square = twins.params[0]
-    square.data = square.data.clone()
+    twins.check()
+
+
+def test_a_square_parameter_that_is_transposed_where_it_lies():
+    twins = Twins("Adam", {"lr": 0.01}, shapes=[(6, 6), (4,)], dtype=np.float64)
     twins.step()
-    with torch.no_grad():  # the same address, other strides
-        address = square.data_ptr()
-        square.t_().t_()
-        values = square.data.clone()
-        square.data = square.data.t()
-        square.data.copy_(values)
-        assert square.data_ptr() == address
-        assert not square.is_contiguous()
+    square = twins.params[0]
+    address, values = square.data_ptr(), square.detach().clone()
+    square.data = square.data.t()
+    with torch.no_grad():
+        square.copy_(values)
+    assert square.data_ptr() == address
+    assert not square.is_contiguous()
     twins.step()
     twins.check()
 
@@ -385,6 +387,8 @@ def test_states_that_are_replaced_are_followed(rng):
         optimizer.state[params[3]]["step"].fill_(100.0)
         optimizer.state[params[3]]["exp_avg_sq"].mul_(3.0)
     twins.step()
+    for optimizer, params in ((twins.optimizer, twins.params), (twins.twin, twins.twins)):
+        optimizer.state[params[1]]["step"].fill_(2.0)
     twins.step()
     twins.check()
     assert_same_states(twins.optimizer, twins.twin, 1e-12)
@@ -676,6 +680,25 @@ def test_another_device():
     with pytest.raises(ValueError, match=r"params\[1\] of group 0.*meta.*to_empty"):
         optimizer.step()
     assert good.tolist() == [1, 1, 1]
+
+
+def test_what_one_update_refuses_no_other_steps():
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = ours.SGD([{"params": [a], "momentum": 0.9}, {"params": [b]}], lr=0.5)
+    for p in (a, b):
+        p.grad = torch.ones(3)
+    optimizer.step()
+    kept = a.detach().clone()
+    b.grad = b.detach()
+    with pytest.raises(ValueError, match="shares memory"):
+        optimizer.step()
+    assert torch.equal(a, kept)
+    b.grad = torch.ones(3)
+    optimizer.param_groups[1]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr"):
+        optimizer.step()
+    assert torch.equal(a, kept)
+    assert optimizer.state[a].keys() == {"momentum_buffer"}
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam"])

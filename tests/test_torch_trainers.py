@@ -652,3 +652,23 @@ def test_a_compiled_models_parameters_are_the_same():
             backward(model, batch)
             optimizer.step()
     pair.check()
+
+
+@pytest.mark.parametrize("name", ["NAdam", "AdamW"])
+def test_another_default_device(name):
+    """Where new tensors would be made elsewhere, states are still on the CPU."""
+    model = network().float()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    torch.set_default_device("meta")
+    try:
+        optimizer = getattr(ours, name)(model.parameters(), state_dtype="float8")
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer.load_state_dict(saved)
+        optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    for entry in optimizer.state.values():
+        assert {value.device.type for value in entry.values()} == {"cpu"}
+        assert entry["step"] == 2

@@ -1,4 +1,4 @@
-"""JAX with Optax: one jitted step, parameters and states donated."""
+"""JAX: one jitted step, parameters and states donated. With Optax, or with onepass.jax in its place."""
 
 from __future__ import annotations
 
@@ -29,15 +29,19 @@ TRANSFORMS: dict[str, Transform] = {
 # the step before).
 
 
-def _make(problem: Problem) -> Contender:
-    jax, optax = peers.load("jax"), peers.load("optax")
-    transform = TRANSFORMS[problem.rule](optax, problem.hyperparameters)
+def _make(problem: Problem, package: str = "optax", fused: bool = False) -> Contender:
+    """fused: with onepass.jax' apply."""
+    jax = peers.load("jax")
+    transform = TRANSFORMS[problem.rule](peers.load(package), problem.hyperparameters)
     if problem.max_norm is not None:
+        optax = peers.load("optax")
         transform = optax.chain(optax.clip_by_global_norm(problem.max_norm), transform)
 
     def update(params: Any, state: Any, grads: Any) -> Any:
+        if fused:
+            return transform.apply(params, grads, state)
         updates, state = transform.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        return peers.load("optax").apply_updates(params, updates), state
 
     step = jax.jit(update, donate_argnums=(0, 1))
     params = [jax.numpy.array(param) for param in problem.params()]
@@ -50,6 +54,15 @@ def _make(problem: Problem) -> Contender:
         jax.block_until_ready(params)
 
     return Contender(run, lambda: problem.result([np.asarray(param) for param in params]))
+
+
+def onepass_entries(problem: Problem) -> list[Entry]:
+    """The fused step, and updates that Optax adds."""
+    package = "onepass.jax"
+    return [
+        Entry("onepass.jax", lambda: _make(problem, package, fused=True), ("jax",), "limit"),
+        Entry("onepass.jax updates", lambda: _make(problem, package), ("jax", "optax"), "limit"),
+    ]
 
 
 def entries(problem: Problem) -> list[Entry]:

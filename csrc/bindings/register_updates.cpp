@@ -116,6 +116,9 @@ class Plan {
     grads_[i].object = py::none();
   }
 
+  // Checks and takes the addresses of the coming step, and steps nothing.
+  void point_at(const py::list& addresses) { set_addresses(addresses); }
+
   // Of gradients that are named as for step_at.
   double norm_at(const py::list& addresses, int threads) {
     set_addresses(addresses);
@@ -363,6 +366,7 @@ void register_updates(py::module_& m) {
       .def("step_at", &Plan::step_at, py::arg("addresses"), py::arg("groups"), py::arg("grad_scale"),
            py::arg("max_value"), py::arg("threads"))
       .def("show_grad", &Plan::show_grad, py::arg("i"), py::arg("grad"))
+      .def("point_at", &Plan::point_at, py::arg("addresses"))
       .def("norm_at", &Plan::norm_at, py::arg("addresses"), py::arg("threads") = 0)
       .def("set_storage", &Plan::set_storage, py::arg("stochastic"), py::arg("seed"), py::arg("bits"))
       .def("set_average", &Plan::set_average, py::arg("i"), py::arg("weight"), py::arg("write_back"))

@@ -6,7 +6,7 @@
 
 namespace onepass::runtime {
 
-// The host's threads did not do all that they were given.
+// The host's threads did not do all that they were given, each once.
 struct HostFailure {};
 
 void set_host(onepass_parallel_for parallel_for, void* host);  // of the calling thread; null: none

@@ -18,6 +18,7 @@
 
 #include "runtime/host.hpp"
 #include "runtime/subnormals.hpp"
+#include "runtime/threads.hpp"
 
 namespace onepass::runtime {
 namespace {
@@ -28,8 +29,12 @@ constexpr std::int64_t kChunksPerShare = 16;  // the last chunk is what the othe
 // one that waits for it may be another pool's (measured, docs/performance.md); then it sleeps.
 constexpr std::chrono::microseconds kSpin{50}, kYield{2000};
 
-std::atomic<bool> forked{false};  // threads do not survive a fork
-[[maybe_unused]] const int watching_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+std::atomic<bool> forked{false};  // threads do not survive a fork, a host's neither
+[[maybe_unused]] const int watching_forks = pthread_atfork(nullptr, nullptr, [] {
+  forked = true;
+  set_host(nullptr, nullptr);
+  set_host_threads(0);
+});
 
 inline void pause() {
 #if defined(__x86_64__)

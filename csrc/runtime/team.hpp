@@ -13,9 +13,9 @@ namespace onepass::runtime {
 
 using Body = void (*)(void* context, std::int64_t begin, std::int64_t end);
 
-// body on ranges that together are [0, tasks), on up to `threads` threads: the host's, where the calling thread has set a
-// parallel-for, else the team's. Serial in a forked child, and while the team works for another caller. Subnormals are
-// flushed inside. An exception of body's is passed on.
+// body on ranges that together are [0, tasks), on up to `threads` threads: the host's, where the calling thread has set
+// a parallel-for, else the team's. Serial in a forked child, and while the team works for another caller. Subnormals
+// are flushed inside. An exception of body's is passed on.
 void run_team(int threads, std::int64_t tasks, Body body, void* context);
 
 // body(begin, end)

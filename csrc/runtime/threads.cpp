@@ -71,7 +71,8 @@ void set_host_threads(int threads) { host_threads = threads; }
 
 int team_size(int requested, std::int64_t tasks, std::int64_t bytes) {
   if (tasks < 2 || bytes < kSerialBytes) return 1;
-  const int threads = requested > 0 ? requested : get_threads();
+  int threads = requested > 0 ? requested : get_threads();
+  if (host_threads > 0) threads = std::min(threads, host_threads);
   return static_cast<int>(std::min<std::int64_t>(threads, tasks));
 }
 

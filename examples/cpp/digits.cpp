@@ -47,7 +47,8 @@ Data read(const std::string& path) {
     std::istringstream cells(line);
     Floats row;
     while (std::getline(cells, cell, ',')) row.push_back(std::stof(cell));
-    if (row.size() != kFeatures + 1) throw std::runtime_error(path + ": expected 64 features and a label in each row");
+    if (row.size() != kFeatures + 1 || !(row.back() >= 0 && row.back() < kClasses))
+      throw std::runtime_error(path + ": expected 64 features and a label from 0 to 9 in each row");
     data.x.insert(data.x.end(), row.begin(), row.end() - 1);
     data.labels.push_back(static_cast<std::int32_t>(row.back()));
   }

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001, RUF002 - formulas have the lecture's Greek letters
 """A rate for each parameter: Adagrad, its late bursts and what cures them, RMSProp and Adam, on one long surface."""
 
 from __future__ import annotations

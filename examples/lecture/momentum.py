@@ -262,7 +262,7 @@ CHAPTER = Chapter(
         "learning rate": "学习率",
         "movement": "移动",
         "plateau": "平坦区",
-        "local minimum": "局部最小值",
+        "local minimum": "局部极小值",
         "ravine": "峡谷",
         "weighted sum": "加权和",
     },

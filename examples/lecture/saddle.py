@@ -201,11 +201,11 @@ critical point, but of which kind? The Hessian tells: it is [[0, -2], [-2, 0]] t
 
 The Hessian also tells the way out. Where the gradient is 0, Taylor's series goes on with the second order,
 L(θ + u v) ≈ L(θ) + ½ λ u² along an eigenvector v of length 1 with the eigenvalue λ. If λ is negative, a step along v
-or -v lowers the loss. Who looks at the gradient alone sees nothing: started at the origin, SciPy's trust-ncg makes
-{scipy["steps"]} steps and reports success at loss {scipy["loss"]:.0f}. `landscape.check_result` says of its result:
-{verdict}. `landscape.escape` goes along v and ends at loss {escaped:.1g}. The report on that end says
-"{end.verdict}": it lies in a valley of minima, with the eigenvalue {end.largest:.0f} across and
-{abs(end.smallest):.0f} along it.
+or -v lowers the loss. Who stops by the gradient alone does not see it: started at the origin, SciPy's trust-ncg, which
+has the Hessian at hand, makes {scipy["steps"]} steps and reports success at loss {scipy["loss"]:.0f}.
+`landscape.check_result` says of its result: {verdict}. `landscape.escape` goes along v and ends at loss
+{escaped:.1g}. The report on that end says "{end.verdict}": it lies in a valley of minima, with the eigenvalue
+{end.largest:.0f} across and {abs(end.smallest):.0f} along it.
 
 For gradient descent a saddle is a place to be slow at. Only from the line w1 = -w2, the ridge between the two valleys,
 it walks into the saddle. Near the saddle a distance from that line grows by the factor 1 + {LEARNING_RATE} · {-low:.0f}
@@ -273,7 +273,7 @@ CHAPTER = Chapter(
     terms={
         "critical point": "临界点",
         "saddle point": "鞍点",
-        "local minimum": "局部最小值",
+        "local minimum": "局部极小值",
         "Hessian": "海森矩阵",
         "eigenvalue": "特征值",
         "eigenvector": "特征向量",

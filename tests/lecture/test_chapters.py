@@ -40,6 +40,14 @@ def test_no_two_pictures_share_a_name(chapters):
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_a_term_has_one_chinese_name(chapters):
+    names: dict[str, set[str]] = {}
+    for chapter in chapters.values():
+        for english, chinese in chapter.terms.items():
+            names.setdefault(english, set()).add(chinese)
+    assert {english: found for english, found in names.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_chapter_is_complete(name):
     """Texts that are functions of the results are read where the results are: in the chapter's own test."""

@@ -98,8 +98,9 @@ typedef void (*onepass_parallel_for)(void* host, int64_t tasks, onepass_range ra
 
 /* From now on what the calling thread starts runs in the host's threads, `threads` (>= 1) of them, instead of the
  * team's, to the same bits; onepass_get_threads() of this thread says `threads` then. NULL: back to the team. host is
- * passed on as it is. ONEPASS_INVALID_VALUE from a later call whose tasks the host did not all run: what it was to
- * write is undefined. A BLAS without set_threads has to be thread-safe and serial inside the host's threads. */
+ * passed on as it is. ONEPASS_INVALID_VALUE from a later call whose tasks the host did not run once each: what it was
+ * to write is undefined. A forked child has no host until it sets one. A BLAS without set_threads has to be thread-safe
+ * and serial inside the host's threads. */
 onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void* host, int32_t threads);
 
 /* ---- optimizer updates --------------------------------------------------------------------------------------- */
@@ -209,7 +210,7 @@ typedef struct onepass_update_info {
 
 const onepass_update_info* onepass_update_registry(onepass_update update); /* NULL outside the enumeration */
 
-/* Square root of the sum of squares over all arrays (float32 and float64 may mix, any strides), accumulated in double.
+/* Square root of the sum of squares over all arrays (of any floating-point types and strides), accumulated in double.
  */
 onepass_status onepass_global_norm(const onepass_array* arrays, size_t count, double* norm, int32_t threads);
 

@@ -3,7 +3,8 @@
 Everything takes a *function*: any callable ``f(theta) -> (loss, gradient)`` of a flat float64 vector or a list of
 float64 arrays, the gradient in theta's structure. `from_model` and `from_torch` make one of a network, a loss and data.
 What else a function offers is used where it is useful: ``f.loss(theta)``, cheaper than both; ``f.hessian_vector(theta,
-v)``, exact; ``f.gauss_newton_vector(theta, v)``; ``f.shapes``, those of the arrays in a flat theta; ``f.theta``.
+v)``, exact; ``f.gauss_newton_vector(theta, v)``; ``f.shapes``, those of the arrays in a flat theta; ``f.theta``;
+``f.copy()``, for other threads.
 
 SciPy, matplotlib and torch are imported when something needs them.
 """

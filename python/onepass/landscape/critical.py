@@ -11,11 +11,11 @@ import numpy as np
 
 from onepass.landscape.curvature import at_the_critical_point, curvature, unknown
 from onepass.landscape.differences import EPS
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count, norm
 from onepass.landscape.minimum_ratio import minimum_ratio
 from onepass.landscape.verdict import Verdict, judge
 
-__all__ = ["CriticalPoint", "check_result", "critical_point"]
+__all__ = ["CriticalPoint", "check_dense", "check_gtol", "check_result", "critical_point"]
 
 DENSE = 300  # parameters up to which the whole Hessian is computed
 GRADIENT_SHARE = 1e-5  # of the gradient a distance of one away; SciPy's BFGS stops at 1e-5
@@ -128,7 +128,9 @@ def critical_point(
         Norm of the gradient up to which the point counts as critical. The default measures it against the function
         itself, so that multiplying f by a constant changes no verdict: 1e-5 sqrt(n) times the gradient's norm a
         distance of one away (the larger one of two sides, in a random direction), which is SciPy's 1e-5 where curvature
-        is about one; but at most 0.01 times the largest curvature at theta: a critical point is expected within 0.01.
+        is about one; but at most 0.01 times the largest curvature at theta, so that a critical point is expected within
+        0.01. That fails in a ravine, where curvature is small along the gradient: if Newton's step is longer than one,
+        and curvature along it is certain, gtol is the gradient from which it would be one.
         What changes the loss by less than its rounding over a distance of one counts as no gradient in any case.
     dense : bool, optional
         Whether the whole Hessian is computed; None: up to 300 parameters. Else its ends come from SciPy's Lanczos.
@@ -164,7 +166,11 @@ def critical_point(
     >>> critical_point(saddle, np.array([0.0, 2**0.5])).verdict
     'local minimum'
     """
-    _check(gtol, samples, steps)
+    check_gtol(gtol)
+    check_dense(dense)
+    check_count("samples", samples, 0)
+    check_count("steps", steps, 2)
+    check_count("seed", seed, 0)
     function = Function(f, theta)
     x, n = function.x, function.size
     loss, gradient = function.loss_and_gradient(x)
@@ -173,15 +179,18 @@ def critical_point(
         curved = curvature(function, dense, seed)
     except FloatingPointError:
         curved = unknown(n)
-    norm = float(np.linalg.norm(gradient))
+    size = norm(gradient)
     stiffest = float(np.nan_to_num(max(abs(curved.smallest.value), abs(curved.largest.value))))
     distant = _gradient_at_a_distance(function, seed)
+    given = gtol is not None
     if gtol is None:
         gtol = min(GRADIENT_SHARE * math.sqrt(n) * distant, NEARNESS * stiffest) + EPS * abs(loss)
-    if norm <= gtol:
+    if size <= gtol:
         curved = at_the_critical_point(function, gradient, curved, seed)
+        if not given and curved.distance > 1.0:
+            gtol = max(size / curved.distance, EPS * abs(loss))
     scale = max(distant, stiffest)
-    verdict, message = judge(norm, gtol, curved, scale)
+    verdict, message = judge(size, gtol, curved, scale)
     ratio, ratio_error = math.nan, math.nan
     if curved.values is not None or (samples and math.isfinite(curved.errors)):
         ratio, ratio_error = minimum_ratio(function, curved, samples, steps, seed)
@@ -190,7 +199,7 @@ def critical_point(
         message=message,
         theta=function.unflatten(x),
         loss=loss,
-        gradient_norm=norm,
+        gradient_norm=size,
         gtol=gtol,
         smallest=curved.smallest.value,
         largest=curved.largest.value,
@@ -234,7 +243,10 @@ def check_result(result: Any, f: Any, **options: Any) -> CriticalPoint:
             f"result is {result!r:.60} without {', '.join(missing)}, expected what scipy.optimize.minimize returns; "
             "for a point without a result call critical_point(f, theta)"
         )
-    x = np.atleast_1d(np.asarray(result.x, np.float64))
+    x = np.atleast_1d(result.x)
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"result.x is {x.dtype}, expected real numbers")
+    x = x.astype(np.float64)
     if not np.isfinite(x).all():
         raise ValueError("result.x is not finite: the minimization ran away; look at where f falls without bound")
     report = critical_point(f, x, **options)
@@ -253,13 +265,18 @@ def _gradient_at_a_distance(function: Function, seed: int) -> float:
     for distance in (1.0, 0.1, 0.01, 0.001):
         sides = (function.x + distance * unit, function.x - distance * unit)
         with np.errstate(all="ignore"), suppress(FloatingPointError):
-            return max(float(np.linalg.norm(function.gradient(x))) for x in sides) / distance
+            return max(norm(function.gradient(x)) for x in sides) / distance
     return 0.0
 
 
-def _check(gtol: float | None, samples: int, steps: int) -> None:
-    if gtol is not None and not (math.isfinite(gtol) and gtol >= 0):
-        raise ValueError(f"gtol is {gtol}, expected a finite number >= 0, or None for one that scales with f")
-    for name, value, least in (("samples", samples, 0), ("steps", steps, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}, expected an integer >= {least}")
+def check_gtol(gtol: object) -> None:
+    if gtol is None:
+        return
+    number = isinstance(gtol, (int, float, np.number)) and not isinstance(gtol, bool)
+    if not (number and 0 <= float(gtol) < math.inf):  # type: ignore[arg-type]
+        raise ValueError(f"gtol is {gtol!r}, expected a finite number >= 0, or None for one that scales with f")
+
+
+def check_dense(dense: object) -> None:
+    if dense is not None and not isinstance(dense, (bool, np.bool_)):
+        raise TypeError(f"dense is {dense!r}, expected True, False, or None for up to {DENSE} parameters")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.differences import EPS
-from onepass.landscape.function import Array, Function
+from onepass.landscape.differences import EPS, STEP
+from onepass.landscape.function import Array, Function, norm
 from onepass.landscape.operators import hessian, hessian_operator
 from onepass.landscape.spectrum import eigenpairs, products
 
@@ -19,6 +19,7 @@ __all__ = ["Curvature", "End", "at_the_critical_point", "curvature", "hessian_at
 TOLERANCES = (1e-4, 1e-6, 1e-9)  # of Lanczos, against the norm of H; the next where one leaves a sign open
 PROBES = 3  # random vectors that tell whether H is symmetric
 KRYLOV = 20  # steps of MINRES
+TINY = 1e-8  # of x: a step along which a difference of gradients would keep less than half of its digits
 CAUTION = 4.0  # times what the curvature changes by on the way to the critical point that Newton's step predicts
 
 
@@ -40,13 +41,15 @@ class End:
 @dataclass(frozen=True)
 class Curvature:
     """Both ends; of a dense Hessian all ``values`` (n,) ascending, ``vectors`` (n, n) and ``errors`` (n,); else None,
-    None and the error of a product with a unit vector."""
+    None and the error of a product with a unit vector. ``distance``: how far away `at_the_critical_point` expects it,
+    as far as curvature is certain."""
 
     smallest: End
     largest: End
     values: Array | None
     vectors: Array | None
     errors: Array
+    distance: float = 0.0
 
 
 def unknown(n: int) -> Curvature:
@@ -74,16 +77,19 @@ def at_the_critical_point(function: Function, gradient: Array, curved: Curvature
     """
     if curved.values is not None and curved.vectors is not None:
         shifts = _shift_of_values(function, gradient, curved.values, curved.vectors, float(curved.errors[0]))
-        return _of_values(curved.values, curved.vectors, curved.errors + shifts)
+        errors = curved.errors + shifts
+        certain = np.abs(curved.values) > errors
+        steps = np.where(certain, gradient @ curved.vectors, 0.0) / np.where(certain, curved.values, 1.0)
+        return replace(_of_values(curved.values, curved.vectors, errors), distance=norm(steps))
     if not gradient.any():
         return curved
     ends = [curved.smallest, curved.largest]
-    shifts = _shift_of_ends(function, gradient, ends, seed)
+    shifts, distance = _shift_of_ends(function, gradient, ends, float(curved.errors), seed)
     smallest, largest = (
         End(end.value, end.vector, end.error + shift, end.proof + shift)
         for end, shift in zip(ends, shifts, strict=True)
     )
-    return Curvature(smallest, largest, None, None, curved.errors)
+    return Curvature(smallest, largest, None, None, curved.errors, distance)
 
 
 # ---- dense
@@ -100,27 +106,32 @@ def _shift_of_values(function: Function, gradient: Array, values: Array, vectors
     """By how much each eigenvalue may differ at the critical point nearby, (n,).
 
     One number for all where that settles the signs: how far the gradient after Newton's step is from what H predicts,
-    or how far the extreme vectors' curvature changes. Else from a second Hessian.
+    or how far the extreme vectors' curvature changes. Else from a second Hessian. A step of a point that is critical to
+    rounding is too short to see a change along it: one as long as a difference's is looked at, and the change taken in
+    proportion.
     """
     curved = np.abs(values) > error
     coefficients = np.where(curved, gradient @ vectors, 0.0)
     step = vectors @ (-coefficients / np.where(curved, values, 1.0))
-    step /= max(1.0, float(np.linalg.norm(step)))
-    there = function.x + step
-    if np.array_equal(there, function.x):
+    length = norm(step)
+    if length == 0.0:
         return np.zeros(len(values))
+    size = max(1.0, float(np.linalg.norm(function.x)))
+    seen = min(1.0, STEP * size if length < TINY * size else length)
+    step *= seen / length
+    there, share = function.x + step, CAUTION * min(1.0, length / seen)
     try:
         model = gradient + vectors @ (values * (step @ vectors))
-        changes = [float(np.linalg.norm(function.gradient(there) - model) / np.linalg.norm(step))]
+        changes = [norm(function.gradient(there) - model) / norm(step)]
         for i in {0, len(values) - 1}:
             vector = vectors[:, i]
             changes.append(abs(float(vector @ function.hessian_vector(there, vector)[0] - values[i])))
-        if 2 * CAUTION * max(changes) < min(abs(values[0]), abs(values[-1])):
-            return np.full(len(values), CAUTION * max(changes))
+        if 2 * share * max(changes) < min(abs(values[0]), abs(values[-1])):
+            return np.full(len(values), share * max(changes))
         moved = np.linalg.eigvalsh(hessian_at(function, there))
     except FloatingPointError:
         return np.full(len(values), math.inf)
-    shifts: Array = CAUTION * np.abs(moved - values)
+    shifts: Array = share * np.abs(moved - values)
     return shifts
 
 
@@ -141,7 +152,8 @@ def _lanczos(function: Function, seed: int) -> Curvature:
     asymmetry = _asymmetry(operator, seed)
     ends = _ends(operator, TOLERANCES[0], asymmetry, seed)
     for tolerance in TOLERANCES[1:]:
-        if not any(end.proof < abs(end.value) <= end.error for end in ends):
+        low, high = ends  # a negative Rayleigh quotient settles the sign of the smallest, a positive one of the largest
+        if not (low.proof < low.value <= low.error or high.proof < -high.value <= high.error):
             break
         more = _ends(operator, tolerance, asymmetry, seed)  # worse, if ARPACK gives up
         ends = [min(pair, key=lambda end: end.error) for pair in zip(ends, more, strict=True)]
@@ -170,9 +182,12 @@ def _asymmetry(operator: Any, seed: int) -> float:
     return float(n * max(0.0, differences.max()))
 
 
-def _shift_of_ends(function: Function, gradient: Array, ends: list[End], seed: int) -> Array:
+def _shift_of_ends(
+    function: Function, gradient: Array, ends: list[End], error: float, seed: int
+) -> tuple[Array, float]:
     """As for a dense Hessian, (2,), but of the Rayleigh quotients, and along two steps: Newton's in the space of the
-    two vectors, and MINRES' (Paige and Saunders 1975) in a larger one."""
+    two vectors, and MINRES' (Paige and Saunders 1975) in a larger one. And that one's length, where the curvature along
+    it is certain and stays what it is over a distance of one."""
     near = np.zeros(function.size)
     for end in ends:
         if abs(end.value) > end.proof:
@@ -180,14 +195,19 @@ def _shift_of_ends(function: Function, gradient: Array, ends: list[End], seed: i
     with np.errstate(all="ignore"):
         minres = require("scipy.sparse.linalg").minres
         wide = minres(hessian_operator(function, seed=seed), -gradient, maxiter=KRYLOV)[0]
-    shifts = np.zeros(2)
+    shifts, distance = np.zeros(2), 0.0
     for step in (near, wide):
-        there = function.x + step / max(1.0, float(np.linalg.norm(step)))
+        length = norm(step)
+        there = function.x + step / max(1.0, length)
         if not np.isfinite(there).all() or np.array_equal(there, function.x):
             continue
         try:
             moved = np.array([end.vector @ function.hessian_vector(there, end.vector)[0] for end in ends])
+            if step is wide and length > 1.0:
+                unit = step / length
+                here, beyond = (float(unit @ function.hessian_vector(x, unit)[0]) for x in (function.x, there))
+                distance = length if abs(here) > error + CAUTION * abs(beyond - here) else 0.0
         except FloatingPointError:
-            return np.full(2, math.inf)
+            return np.full(2, math.inf), 0.0
         shifts = np.maximum(shifts, CAUTION * np.abs(moved - [end.value for end in ends]))
-    return shifts
+    return shifts, distance

@@ -15,22 +15,35 @@ from onepass.landscape.walk import Walk
 __all__ = ["DENSE", "descend", "trust_region"]
 
 DENSE = 300  # parameters up to which Hessians are dense
-POLISHING = 50  # iterations of Newton's method that follow L-BFGS at most
+POLISHING = 10  # Newton's steps that follow L-BFGS at most
+KRYLOV = 100  # iterations of MINRES in one of them
+ROUNDING = 1e-6  # some units of the last place of a loss that is computed in float32
 WIDEST = 1e10  # trust region: wide enough to see that a function is unbounded
 
 
 def descend(walk: Walk, x: Array, target: float) -> Array:
     """L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995) from ``x`` to a gradient of norm ``target``.
 
-    Where its line search ends in rounding, trust-ncg (Steihaug 1983) goes on with Hessian-vector products.
+    Where its line search ends in the rounding of the loss, Newton's steps by MINRES (Paige and Saunders 1975) go on.
     """
     options = {"gtol": target / math.sqrt(len(x)), "ftol": 0.0, "maxiter": walk.limit + 1, "maxfun": 100 * walk.limit}
     found = _minimize(walk, x, options, method="L-BFGS-B")
-    if np.linalg.norm(walk.value(found)[1]) > target:
-        options = {"gtol": target, "maxiter": POLISHING, "max_trust_radius": WIDEST}
-        better = _minimize(walk, found, options, method="trust-ncg", hessp=_product(walk))
-        found = better if _improves(walk, better, found) else found
+    for _ in range(POLISHING):
+        gradient = walk.value(found)[1]
+        if np.linalg.norm(gradient) <= target:
+            break
+        better = found + _newton_step(walk, found, gradient)
+        if not _improves(walk, better, found):
+            break
+        found = better
+        walk.visit(found)
     return found
+
+
+def _newton_step(walk: Walk, x: Array, gradient: Array) -> Array:
+    linalg = require("scipy.sparse.linalg")
+    hessian = linalg.LinearOperator((len(x), len(x)), lambda v: _product(walk)(x, v.ravel()), dtype=np.float64)
+    return np.array(linalg.minres(hessian, -gradient, maxiter=KRYLOV)[0])
 
 
 def trust_region(walk: Walk, x: Array, target: float) -> Array:
@@ -45,10 +58,13 @@ def trust_region(walk: Walk, x: Array, target: float) -> Array:
 
 
 def _minimize(walk: Walk, x: Array, options: dict[str, Any], **how: Any) -> Array:
+    def value(at: Array) -> tuple[float, Array]:  # L-BFGS-B divides by squares of the gradient, which may underflow
+        return walk.value(at) if np.isfinite(at).all() else (math.inf, np.zeros(len(at)))
+
     found = require("scipy.optimize").minimize(
-        walk.value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
+        value, x, jac=True, callback=lambda at: walk.visit(at), options=options, **how
     )
-    return np.array(found.x)
+    return np.array(found.x) if np.isfinite(found.x).all() else x
 
 
 def _hessian(walk: Walk, x: Array) -> Array:
@@ -63,5 +79,5 @@ def _product(walk: Walk) -> Any:
 def _improves(walk: Walk, better: Array, than: Array) -> bool:
     """A smaller gradient, and a loss that is no higher but for rounding."""
     (loss, gradient), (old_loss, old_gradient) = walk.value(better), walk.value(than)
-    rounding = 1e-14 * abs(old_loss)
-    return bool(np.linalg.norm(gradient) < np.linalg.norm(old_gradient)) and loss <= old_loss + rounding
+    lower = bool(np.linalg.norm(gradient) < np.linalg.norm(old_gradient))
+    return lower and loss <= old_loss + ROUNDING * abs(old_loss)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["EPS", "STEP", "WORTH", "Difference", "best_difference", "difference"]
+__all__ = ["EPS", "STEP", "WORTH", "Difference", "best_difference", "difference", "norm"]
 
 EPS = float(np.finfo(np.float64).eps)
 STEP = EPS ** (1 / 3)  # where truncation (step^2) and rounding (eps / step) of a central difference meet
@@ -17,6 +18,7 @@ WORTH = 1e-7  # relative error beyond which other steps are tried
 LADDER = 8.0  # from one step to the next one tried
 RUNGS = 6  # steps tried in one direction at most
 PATIENCE = 2  # longer steps in a row that bring nothing
+STAIRS = 2.0**-40, 2.0**-21  # noise of float32, as a share of the gradient here or a distance of one away
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def best_difference(g: Callable[[float], Any], start: float, center: Any, blur: 
             tried.append(found)
             if found.error <= WORTH * _norm(found.value):
                 return _pooled(tried)
+            if factor < 1.0 and wasted == PATIENCE and _is_staircase(found, tried[0], center):
+                break  # shorter ones end between two stairs, where nothing changes and all differences agree
             if wasted == PATIENCE and factor > 1.0:  # a kink may be nearer than many shorter steps
                 break
     if not tried:
@@ -95,5 +99,17 @@ def _is_single(value: Any) -> bool:
         return bool(np.all(exact.astype(np.float32).astype(np.float64) == exact))
 
 
+def _is_staircase(found: Difference, first: Difference, center: Any) -> bool:
+    """Whether g is computed in float32 inside, by its noise; that of a kink is larger, that of waves falls."""
+    scale = _norm(center) + _norm(first.value) * first.length / STEP
+    return STAIRS[0] * scale < found.noise <= STAIRS[1] * scale and found.noise > first.noise / LADDER
+
+
 def _norm(value: Any) -> float:
-    return float(np.linalg.norm(value))
+    return norm(np.asarray(value))
+
+
+def norm(v: NDArray[np.float64]) -> float:
+    """The Euclidean norm, also where the squares of v leave the range of float64; NaN or inf where v holds it."""
+    largest = float(np.abs(v).max(initial=0.0))
+    return largest * float(np.linalg.norm(v / largest)) if 0.0 < largest < math.inf else largest

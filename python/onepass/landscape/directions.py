@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onepass._extras import require
+
 __all__ = ["Directions", "directions_between", "pca", "random_direction"]
 
 Array = NDArray[np.float64]
@@ -241,13 +243,13 @@ def pca(trajectory: Any, components: int = 2) -> Directions:
     components : int, default 2
 
     Returns `Directions` with orthonormal ``vectors`` (components, n), each with its largest entry positive, and
-    ``explained_variance_ratio``. Costs a thin singular value decomposition, ``O(T^2 n)``, and two arrays of T n
-    numbers.
+    ``explained_variance_ratio``. ``2 T^2 n`` multiplications and additions (``2 T n^2`` if n is less) and a copy of the
+    T n numbers: of thousands of points give every tenth. Needs SciPy.
 
     >>> path = np.array([[4.0, 2.0], [2.0, 0.0], [0.0, 0.0]])
     >>> found = pca(path)
     >>> found.explained_variance_ratio.round(3)
-    array([0.947, 0.053])
+    array([0.971, 0.029])
     """
     points = points_of("trajectory", trajectory)
     if isinstance(components, bool) or not isinstance(components, (int, np.integer)):
@@ -263,10 +265,28 @@ def pca(trajectory: Any, components: int = 2) -> Directions:
     largest = float(np.abs(difference).max())
     if largest == 0:
         raise ValueError("trajectory does not move: all its points are the same")
-    _, values, vectors = np.linalg.svd(difference / largest, full_matrices=False)
-    shares = values**2 / np.sum(values**2)
-    vectors = vectors[:components]
+    difference /= largest
+    values, vectors = _principal(difference, int(components))
+    shares = values**2 / np.vdot(difference, difference)
     vectors *= np.sign(vectors[np.arange(components), np.abs(vectors).argmax(axis=1)])[:, None]
-    shares = shares[:components]
     labels = tuple(f"principal direction {i} ({share:.1%} explained)" for i, share in enumerate(shares, 1))
     return Directions(center, vectors, labels, (points - center) @ vectors.T, {}, shares)
+
+
+def _principal(d: Array, count: int) -> tuple[Array, Array]:
+    """The largest singular values (count,) and right singular vectors (count, n) of d (T, n).
+
+    A few more come from the smaller one of d d' and d' d, whose eigenvectors lose half of the digits; a step of
+    subspace iteration and a decomposition of d in their space give them back (Halko, Martinsson and Tropp, "Finding
+    Structure with Randomness", 2011, section 4.5). Some dozens of times cheaper than all singular vectors.
+    """
+    rows, size = d.shape
+    some = min(count + 6, rows, size)
+    eigh = require("scipy.linalg").eigh
+    wide = rows < size
+    gram = d @ d.T if wide else d.T @ d
+    found = eigh(gram, subset_by_index=[len(gram) - some, len(gram) - 1])[1][:, ::-1]
+    basis = np.linalg.qr(d.T @ found if wide else found)[0]
+    basis = np.linalg.qr(d.T @ (d @ basis))[0]
+    _, values, inside = np.linalg.svd(d @ basis, full_matrices=False)
+    return values[:count], inside[:count] @ basis.T

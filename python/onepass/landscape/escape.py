@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onepass.landscape.critical import CriticalPoint, critical_point
+from onepass.landscape.critical import CriticalPoint, check_dense, check_gtol, critical_point
 from onepass.landscape.descent import DENSE, descend, trust_region
-from onepass.landscape.function import Array, Function, Theta
+from onepass.landscape.function import Array, Function, Theta, check_count
 from onepass.landscape.negative_curvature import along_negative_curvature
 from onepass.landscape.perturbed import ATTEMPTS, gradient_descent, lower_after_displacement
 from onepass.landscape.saddle_free import saddle_free_newton
@@ -98,7 +98,7 @@ def escape(
         How the saddle is left, and what follows:
 
         - "negative curvature": a line search along the most negative curvature, both signs tried, and the gradient's
-          direction where it is not zero; then L-BFGS-B, and trust-ncg for the last digits.
+          direction where it is not zero; then L-BFGS-B, and Newton's steps for the last digits.
         - "perturbed": a random displacement and 100 steps of gradient descent (Jin, Ge, Netrapalli, Kakade and
           Jordan, "How to Escape Saddle Points Efficiently", 2017), then L-BFGS-B. No second derivatives on the way.
         - "saddle-free newton": a random displacement and ``-|H|^-1 g`` (Dauphin et al. 2014); up to 300 parameters.
@@ -129,6 +129,9 @@ def escape(
     """
     theta = report.theta if theta is None and isinstance(report, CriticalPoint) else theta
     function = Function(f, theta)
+    check_gtol(gtol)
+    check_dense(dense)
+    check_count("seed", seed, 0)
     _check(function, report, method, max_iterations, radius)
 
     judging = 0
@@ -139,7 +142,7 @@ def escape(
         judging += found.evaluations
         return found
 
-    start = report = report or judge(function.x)
+    start = report = judge(function.x) if report is None else report
     walk = Walk(function, start.loss, max_iterations, seed)
     x, stopped, descents = function.x, "", 0
     try:
@@ -158,7 +161,7 @@ def escape(
                 stopped = "descent gets no further"
                 break
             if descents == DESCENTS or (descents and _levels_off(function, start, report, x)):
-                stopped = "the loss levels off without a critical point, as in a tail that goes to infinity"
+                stopped = "the loss levels off while the gradient is above gtol, as in a tail that goes to infinity"
                 break
     except BudgetSpentError:
         stopped = f"max_iterations, {max_iterations}, are used up"
@@ -201,7 +204,7 @@ def _leave(walk: Walk, x: Array, report: CriticalPoint, method: Method, target: 
         lower = along_negative_curvature(walk, x, vector, report.smallest)
         if lower is not None:
             return down(walk, lower, target)
-    stiffness = max(abs(report.smallest), abs(report.largest))
+    stiffness = float(np.nan_to_num(max(abs(report.smallest), abs(report.largest))))
     length = 1 / (stiffness or report.scale or 1.0)
 
     def downwards(walk: Walk, displaced: Array) -> Array:
@@ -231,15 +234,15 @@ def _told(start: CriticalPoint, end: CriticalPoint, stopped: str) -> tuple[bool,
     if stopped:
         return False, f"{stopped}; the lowest point found has {loss}."
     tried = f"none of {ATTEMPTS} random displacements led to a lower point"
-    if end.verdict == "degenerate" and end.loss < start.loss:
+    if end.verdict == "degenerate" and end.loss < start.loss and not end.negative_curvature:
         return True, (
             f"a degenerate point of {loss}, flat within error, reached from {_NAMES[start.verdict]} of loss "
             f"{start.loss:.6g}; {tried}, so it is a minimum as far as was tried."
         )
-    return False, (
-        f"{'theta' if end is start else 'the end'}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: a flat minimum, "
-        "a plateau, or a way down that a larger radius might find."
-    )
+    which = "theta" if end is start else "the end"
+    known = "" if end.negative_curvature else "a flat minimum, a plateau, or "
+    way = "a way down that another radius might find"
+    return False, f"{which}, of {loss}, is {_NAMES[end.verdict]}, and {tried}: {known}{way}."
 
 
 _NAMES = {
@@ -253,7 +256,7 @@ _NAMES = {
 
 
 def _check(
-    function: Function, report: CriticalPoint | None, method: object, max_iterations: object, radius: float
+    function: Function, report: CriticalPoint | None, method: object, max_iterations: object, radius: object
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, expected one of {', '.join(map(repr, METHODS))}")
@@ -262,10 +265,10 @@ def _check(
             f"theta has {function.size} parameters, expected at most {DENSE} for saddle-free newton, which needs the "
             "whole Hessian at every step; take method='negative curvature'"
         )
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations!r}, expected an integer >= 1")
-    if not (math.isfinite(radius) and radius > 0):
-        raise ValueError(f"radius is {radius}, expected a finite number > 0")
+    check_count("max_iterations", max_iterations, 1)
+    number = isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool)
+    if not (number and 0 < float(radius) < math.inf):  # type: ignore[arg-type]
+        raise ValueError(f"radius is {radius!r}, expected a finite number > 0")
     if report is None:
         return
     if not isinstance(report, CriticalPoint):

@@ -129,6 +129,7 @@ def _together(functions: list[Callable[[Array], float]], place: Place, losses: A
                 while thread.is_alive():
                     thread.join(0.1)
                     _show(bar, min(taken, len(losses)))
+            _show(bar, min(taken, len(losses)))
         finally:  # Ctrl-C: after the points at hand
             stop.set()
             for thread in threads:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onepass.landscape.differences import EPS, STEP, WORTH, best_difference, difference
+from onepass.landscape.differences import EPS, STEP, WORTH, best_difference, difference, norm
 
 __all__ = ["Array", "Function", "Theta", "check_count", "norm"]
 
@@ -26,9 +26,9 @@ def _float64(name: str, value: object) -> Array:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is {value!r:.60}, expected a float64 array; make one with numpy.asarray(..., float)")
     if value.dtype != np.float64:
-        raise TypeError(
-            f"{name} is {value.dtype}, expected float64: differences need its digits; pass {name}.astype(numpy.float64)"
-        )
+        real = value.dtype.kind in "fiub"
+        remedy = f": differences need its digits; pass {name}.astype(numpy.float64)" if real else ""
+        raise TypeError(f"{name} is {value.dtype}, expected float64{remedy}")
     if value.size and not np.isfinite(value).all():
         bad = int(np.flatnonzero(~np.isfinite(value.ravel()))[0])
         raise ValueError(f"{name} holds {value.ravel()[bad]} (element {bad} of {value.size}), expected finite numbers")
@@ -162,6 +162,8 @@ class Function:
             raise ValueError(f"{name} holds {len(parts)} arrays, expected {len(shapes)} like theta")
         for index, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
             what = f"{name} array {index}," if self._is_list else name
+            if isinstance(part, np.generic):  # of an array without axes NumPy's arithmetic makes a number
+                part = parts[index] = np.asarray(part)
             if not isinstance(part, np.ndarray):
                 raise TypeError(f"{what} is {part!r:.60}, expected a float64 array {shape}")
             if part.dtype != np.float64:
@@ -192,15 +194,16 @@ class Function:
             if self.exact:
                 self.product_count += 1
                 value = self._vector(self.f.hessian_vector(self.unflatten(x), self.unflatten(unit)), "f.hessian_vector")
-                error = 4 * EPS * float(np.linalg.norm(value))
+                error = 4 * EPS * norm(value)
             else:
                 found = None
                 if length is not None:
                     with suppress(FloatingPointError):  # the step is too long in this direction
                         found = difference(*self._along(x, unit, length))
-                if found is None or found.error > max(allowed, WORTH * float(np.linalg.norm(found.value))):
-                    found = best_difference(*self._along(x, unit, length))
-                    length, allowed = found.length, min(allowed, 4 * found.error)
+                if found is None or found.error > max(allowed, WORTH * norm(found.value)):
+                    found = best_difference(*self._along(x, unit, None))
+                    if found.value.any():  # along what has no effect any step is good, and the longest is the best
+                        length, allowed = found.length, min(allowed, 4 * found.error)
                 value, error = found.value, found.error
             products[:, index], errors[index] = value * size, error * size
             if not np.isfinite(products[:, index]).all():
@@ -234,10 +237,10 @@ class Function:
                 best = error if best is None else best
                 length /= 8
                 continue
-            jump, change = float(np.linalg.norm(up + down - 2 * center)), up - down
+            jump, change = norm(up + down - 2 * center), up - down
             if jump / length < least:
                 least, best = jump / length, change / (2 * length)
-            if jump <= KINK * float(np.linalg.norm(change)) + 10 * noise:
+            if jump <= KINK * norm(change) + 10 * noise:
                 break
             length /= 8
         if not isinstance(best, np.ndarray):
@@ -279,12 +282,6 @@ def check_count(name: str, value: object, minimum: int) -> None:
         raise TypeError(f"{name} is {value!r:.60}, expected an integer")
     if value < minimum:
         raise ValueError(f"{name} is {value}, expected >= {minimum}")
-
-
-def norm(v: Array) -> float:
-    """The Euclidean norm, also where the squares of v leave the range of float64."""
-    largest = float(np.abs(v).max(initial=0.0))
-    return largest * float(np.linalg.norm(v / largest)) if 0.0 < largest < math.inf else largest
 
 
 def _unit(v: Array) -> tuple[Array, float]:

@@ -55,7 +55,7 @@ class GradientCheck:
 
 
 def gradient_check(
-    f: Any, theta: Theta, directions: int | None = None, *, rtol: float = 1e-6, seed: int = 0
+    f: Any, theta: Theta = None, directions: int | None = None, *, rtol: float = 1e-6, seed: int = 0
 ) -> GradientCheck:
     """Compares f's gradient with central differences of its loss.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onepass.landscape.differences import EPS
-from onepass.landscape.function import Array
+from onepass.landscape.function import Array, norm
 
 __all__ = ["lanczos", "ritz"]
 
@@ -22,15 +22,15 @@ def lanczos(product: Callable[[Array], Array], start: Array, steps: int) -> tupl
     steps = min(steps, n)
     basis = np.empty((steps, n))
     diagonal, beside = np.empty(steps), np.empty(steps)
-    basis[0] = start / np.linalg.norm(start)
+    basis[0] = start / norm(start)
     size = 0.0
     for k in range(steps):
         w = product(basis[k])
         diagonal[k] = basis[k] @ w
-        size = max(size, float(np.linalg.norm(w)))
+        size = max(size, norm(w))
         for _ in range(2):
             w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
-        beside[k] = np.linalg.norm(w)
+        beside[k] = norm(w)
         if beside[k] <= 10 * EPS * np.sqrt(n) * size or k + 1 == steps:
             return diagonal[: k + 1], beside[:k], basis[: k + 1]
         basis[k + 1] = w / beside[k]

@@ -86,7 +86,7 @@ def hessian_vector_product(f: Any, theta: Theta, v: Theta) -> HessianVectorProdu
     return HessianVectorProduct(function.unflatten(product), error, function.exact)
 
 
-def hessian(f: Any, theta: Theta, return_error: bool = False) -> Any:
+def hessian(f: Any, theta: Theta = None, return_error: bool = False) -> Any:
     """The dense symmetric Hessian (n, n) float64 at ``theta``, parameters in the order of the flattened arrays.
 
     n products with unit vectors, of 4 gradients each if f has no ``hessian_vector``; (H + H') / 2 of them.
@@ -113,8 +113,7 @@ def hessian(f: Any, theta: Theta, return_error: bool = False) -> Any:
     if n > LARGEST:
         raise ValueError(f"theta has {n} parameters, expected at most {LARGEST} for a dense Hessian; take eigenpairs")
     columns, errors = function.hessian_vectors(function.x, np.eye(n))
-    asymmetry = float(np.linalg.norm(columns - columns.T))
-    error = max(float(np.linalg.norm(errors)), asymmetry)
+    error = max(norm(errors), norm((columns - columns.T).ravel()))
     symmetric = (columns + columns.T) / 2
     return (symmetric, error) if return_error else symmetric
 

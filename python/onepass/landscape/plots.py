@@ -125,11 +125,12 @@ def _draw_path(ax: Any, path: Array) -> None:
         )  # fmt: skip
 
 
-def _draw_marks(ax: Any, marks: Mapping[str, Any]) -> None:
-    """Points with their names beside them; two or three coordinates each."""
+def _draw_marks(ax: Any, marks: Mapping[str, Any], middle: float) -> None:
+    """Points with their names beside them, on the side of ``middle``; two or three coordinates each."""
     for name, place in marks.items():
+        side = "left" if place[0] <= middle else "right"
         ax.plot(*[[x] for x in place], "X", color="white", markeredgecolor="black", markersize=9, zorder=11)
-        ax.text(*place, f"  {name}", path_effects=_outlined(2.5), va="bottom", zorder=12, clip_on=True)
+        ax.text(*place, f"  {name}  ", path_effects=_outlined(2.5), ha=side, va="bottom", zorder=12, clip_on=True)
 
 
 def draw_contours(plane: Plane, ax: Any, path: Array | None, count: int) -> Any:
@@ -142,11 +143,12 @@ def draw_contours(plane: Plane, ax: Any, path: Array | None, count: int) -> Any:
         if len(levels) > 2:
             ax.contour(plane.a, plane.b, losses, levels=levels[1:-1], colors="white", linewidths=0.4, alpha=0.6)
         ticks = levels[:: -(-len(levels) // TICKS)]
-        ax.figure.colorbar(filled, ax=ax, label="loss", spacing="uniform", ticks=ticks, format=_number)
+        written = require("matplotlib.ticker").FuncFormatter(_number)
+        ax.figure.colorbar(filled, ax=ax, label="loss", spacing="uniform", ticks=ticks, format=written)
     ax.set_facecolor(MISSING)
     if path is not None:
         _draw_path(ax, path)
-    _draw_marks(ax, plane.marks)
+    _draw_marks(ax, plane.marks, plane.a.mean())
     ax.locator_params(nbins=6)
     ax.set(xlabel=plane.labels[0], ylabel=plane.labels[1], xlim=plane.a[[0, -1]], ylim=plane.b[[0, -1]])
     if plane.marks:  # through points: distances and angles are true
@@ -178,12 +180,14 @@ def draw_surface(plane: Plane, ax: Any, path: Array | None) -> Any:
     finite = np.isfinite(plane.losses)
     logarithmic = _logarithmic(plane.losses[finite])
     heights = np.where(finite, plane.losses, np.nan)
+    locator = require("matplotlib.ticker").MaxNLocator
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_major_locator(locator(5))
+        axis.labelpad = 11
     if logarithmic:
         heights = np.log10(heights)
+        ax.zaxis.set_major_locator(locator(5, integer=True))
         ax.zaxis.set_major_formatter(lambda value, _: f"{10**value:.2g}")
-    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-        axis.set_major_locator(require("matplotlib.ticker").MaxNLocator(5))
-        axis.labelpad = 8
     a, b = np.meshgrid(plane.a, plane.b)
     if finite.any():
         limits = {"vmin": np.nanmin(heights), "vmax": np.nanmax(heights)}
@@ -195,8 +199,9 @@ def draw_surface(plane: Plane, ax: Any, path: Array | None) -> Any:
     for name, place in plane.marks.items():
         height = float(_interpolated(plane, heights, np.array([place]))[0])
         if math.isfinite(height):
-            _draw_marks(ax, {name: (*place, height)})
-    ax.set(xlabel=plane.labels[0], ylabel=plane.labels[1], zlabel="loss (log scale)" if logarithmic else "loss")
+            _draw_marks(ax, {name: (*place, height)}, plane.a.mean())
+    across, along = (label.replace(" (", "\n(") for label in plane.labels)  # long ones would be cut off
+    ax.set(xlabel=across, ylabel=along, zlabel="loss (log scale)" if logarithmic else "loss")
     ax.set_box_aspect(None, zoom=0.85)  # room for the labels
     _legend(ax)
     return ax

@@ -35,9 +35,12 @@ def saddle_free_newton(walk: Walk, x: Array, target: float) -> Array:
             if share < 2.0**-HALVINGS:
                 return x  # rounding: no lower point to be found
         radius = 2 * radius if share == 1.0 else max(share * float(np.linalg.norm(step)), 1e-3 * radius)
-        x = x + share * step
-        walk.visit(x)
-        loss, gradient = walk.value(x)
+        there = x + share * step
+        walk.visit(there)
+        value, slopes = walk.value(there)
+        if value >= loss and np.linalg.norm(slopes) >= np.linalg.norm(gradient):
+            return x  # rounding, too
+        x, loss, gradient = there, value, slopes
     return x
 
 

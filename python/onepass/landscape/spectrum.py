@@ -157,7 +157,7 @@ def products(operator: Any, vectors: Array) -> tuple[Array, Array]:
 def dense(operator: Any) -> tuple[Array, float]:
     """The operator's matrix (n, n), as its products are, and the estimated Frobenius norm of its error."""
     matrix, errors = products(operator, np.eye(operator.shape[0]))
-    return matrix, float(np.linalg.norm(errors))
+    return matrix, norm(errors)
 
 
 def _dense_pairs(operator: Any, top: int, bottom: int) -> Eigenpairs:

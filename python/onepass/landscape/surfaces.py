@@ -76,11 +76,12 @@ class Plane:
     def project(self, thetas: Any) -> tuple[Array, Array]:
         """Coordinates (T, 2) of the nearest points of the plane, and the distances (T,) to them.
 
-        ``thetas``: an array (T, n), a sequence of thetas, an object with ``points`` or ``path``; one flat theta counts
-        as T = 1. Distances are Euclidean, in the space of parameters.
+        ``thetas``: an array (T, n), a sequence of thetas, an object with ``points`` or ``path``; one flat theta, or an
+        object with ``theta``, counts as T = 1. Distances are Euclidean, in the space of parameters.
         """
-        if isinstance(thetas, np.ndarray) and thetas.ndim == 1:
-            thetas = thetas[None]
+        single = getattr(thetas, "theta", None) if not hasattr(thetas, "path") else None
+        if single is not None or (isinstance(thetas, np.ndarray) and thetas.ndim == 1):
+            thetas = [thetas]
         points = points_of("thetas", thetas)
         if points.shape[1] != self.center.size:
             raise ValueError(f"thetas have {points.shape[1]} parameters, but the plane has {self.center.size}")

@@ -80,7 +80,10 @@ def taylor(f: Any, theta: Theta, direction: Theta, steps: Any = None) -> Taylor:
     d = function.flatten(direction, "direction")
     if not d.any():
         raise ValueError("direction is zero, expected a direction to go along")
-    t = np.linspace(-1.0, 1.0, 41) if steps is None else np.asarray(steps, np.float64)
+    try:
+        t = np.linspace(-1.0, 1.0, 41) if steps is None else np.asarray(steps, np.float64)
+    except (TypeError, ValueError):
+        t = np.empty(0)
     if t.ndim != 1 or t.size == 0 or not np.isfinite(t).all():
         raise ValueError(f"steps is {steps!r:.60}, expected a sequence of finite numbers")
     loss, gradient = function.loss_and_gradient(function.x)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from onepass.landscape.function import Array, Theta
 from onepass.landscape.models import check_vector, split
 
 __all__ = ["TorchFunction", "from_torch"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def from_torch(module: Any, loss: Any, x: Any, y: Any) -> TorchFunction:
@@ -49,9 +53,22 @@ def from_torch(module: Any, loss: Any, x: Any, y: Any) -> TorchFunction:
     return TorchFunction(module, loss, x, y)
 
 
+def _with_gradients(method: Method) -> Method:
+    """``method`` also inside a caller's ``torch.no_grad()`` or ``inference_mode()``, where derivatives would be 0."""
+
+    @wraps(method)
+    def with_gradients(self: Any, *arguments: Any) -> Any:
+        torch = require("torch", "torch")
+        with torch.inference_mode(False), torch.enable_grad():
+            return method(self, *arguments)
+
+    return cast("Method", with_gradients)
+
+
 class TorchFunction:
     """What `from_torch` returns. Not for several threads at once: each needs a ``copy.deepcopy``."""
 
+    @_with_gradients
     def __init__(self, module: Any, loss: Any, x: Any, y: Any) -> None:
         torch = require("torch", "torch")
         if not isinstance(module, torch.nn.Module):
@@ -71,6 +88,11 @@ class TorchFunction:
         parameters = dict(self._module.named_parameters())
         self.shapes: list[tuple[int, ...]] = [tuple(parameters[name].shape) for name in self._names]
         self.theta: Array = np.concatenate([parameters[name].detach().numpy().ravel() for name in self._names])
+        if not self._value(self._prediction(self._leaves(self.theta))).requires_grad:
+            raise ValueError(
+                "loss(prediction, y) has no derivative by the parameters: something in it detaches from them, or makes "
+                "classes of scores"
+            )
         first, second = self.loss(self.theta), self.loss(self.theta)
         if first != second and not np.isnan([first, second]).all():
             raise ValueError(
@@ -78,6 +100,7 @@ class TorchFunction:
                 "call module.eval() first"
             )
 
+    @_with_gradients
     def __call__(self, theta: Theta) -> tuple[float, Array]:
         """Loss and gradient (n,) at the flat ``theta``."""
         leaves = self._leaves(theta)
@@ -89,6 +112,7 @@ class TorchFunction:
         with require("torch").no_grad():
             return float(self._value(self._prediction(self._leaves(theta))))
 
+    @_with_gradients
     def hessian_vector(self, theta: Theta, v: Theta) -> Array:
         """``H v`` (n,), exact: the gradient of ``gradient . v``."""
         leaves, v = self._leaves(theta), self._parts(v)
@@ -96,6 +120,7 @@ class TorchFunction:
         slope = sum((part * direction).sum() for part, direction in zip(gradient, v, strict=True))
         return self._flat(self._derivative(slope, leaves))
 
+    @_with_gradients
     def gauss_newton_vector(self, theta: Theta, v: Theta) -> Array:
         """``J' H_L J v`` (n,), exact. J v is the derivative by u of ``J' u . v``."""
         torch = require("torch")
@@ -163,4 +188,4 @@ def _tensor(torch: Any, name: str, value: Any) -> Any:
         return tensor.to(torch.int64)  # what torch's losses take for classes
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or inf: repair the data")
-    return tensor.to(torch.float64)
+    return tensor.to(torch.float64, copy=True)  # a caller's tensor may be one of inference_mode(), and may change

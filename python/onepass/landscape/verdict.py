@@ -48,7 +48,7 @@ def judge(gradient_norm: float, gtol: float, curved: Curvature, scale: float) ->
     which, between, end = ("largest", SADDLE_OR_MAXIMUM, high) if falls else ("smallest", MINIMUM_OR_SADDLE, low)
     if abs(end.value) > end.proof:
         return "undecided", f"{start}Lanczos has not converged to the {which} eigenvalue, {_number(end)}."
-    if end.error > FLAT * scale:
+    if not end.error <= FLAT * scale:  # nor NaN
         return "undecided", f"{start}the {which} eigenvalue, {_number(end)}, is not known well enough."
     flat = f"the {which} eigenvalue is zero within its error, {_number(end)}{found}"
     return "degenerate", f"{start}{flat}; second derivatives do not tell {between}."

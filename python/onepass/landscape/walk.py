@@ -10,7 +10,7 @@ from onepass.landscape.function import Array, Function
 
 __all__ = ["BudgetSpentError", "UnboundedError", "Walk"]
 
-VAST = 1e100  # of a loss below zero
+VAST = 1e150  # of a loss below zero; squares of more overflow
 FAR = 1e8  # times the norm of the start, or one: a minimum is not looked for beyond
 LONGEST = 1000  # points of a path; then every second one is dropped
 

@@ -1,9 +1,8 @@
-"""Drop-in optimizers for PyTorch on the CPU: ``from onepass.torch import AdamW`` in place of ``from torch.optim``;
-cross-entropy and batch normalization as operators and modules.
+"""onepass in PyTorch programs: optimizers, operators and modules for tensors on the CPU. Needs torch 2.4 or newer.
 
-They update a model's parameters in place, in one native call a step, and keep torch's machinery: parameter groups,
-schedulers, hooks, GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled
-against torch, which is asked for addresses alone. Needs torch 2.4 or newer.
+The optimizers are drop-in: ``from onepass.torch import AdamW`` in place of ``from torch.optim``. They update a model's
+parameters in place, in one native call a step, and keep torch's machinery: parameter groups, schedulers, hooks,
+GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled against torch.
 
 >>> import torch
 >>> from onepass.torch import AdamW
@@ -16,6 +15,8 @@ False
 >>> optimizer.state[model.weight]["exp_avg"].dtype
 torch.bfloat16
 """
+
+from __future__ import annotations
 
 import torch as _torch
 

@@ -112,7 +112,9 @@ class Bound:
         self.optimizer.__init__(arrays, dtype="bfloat16", **arguments)  # type: ignore[misc]
         self.plan = self.optimizer._plan
         self.plan.steps = steps
-        self.steps = torch.tensor(steps, dtype=scalar_type())  # what torch shows of them; (number of parameters,)
+        self.steps = torch.tensor(
+            steps, dtype=scalar_type(), device="cpu"
+        )  # what torch shows of them; (number of parameters,)
         self._numbers = self.steps.numpy()
         self._known = self._numbers.tobytes()
         self.beside: dict[str, Tensor] = {}  # other numbers that torch shows, each (number of parameters,)

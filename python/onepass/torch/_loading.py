@@ -92,9 +92,9 @@ def _entry(
         raise ValueError(f"state_dict: parameter {i} has no {missing[0]}")
     entry: Entry = {}
     if "step" in given:
-        entry["step"] = torch.tensor(float(step_count(given["step"], i)), dtype=scalar_type())
+        entry["step"] = torch.tensor(float(step_count(given["step"], i)), dtype=scalar_type(), device="cpu")
     for name in sorted(beside - {"step"}):
-        entry[name] = torch.tensor(number(given[name], name), dtype=scalar_type())
+        entry[name] = torch.tensor(number(given[name], name), dtype=scalar_type(), device="cpu")
     if "mu_product" in entry:
         check_mu_product(float(entry["mu_product"]), int(entry["step"]), dict(options), i)
     own = array(local(param))
@@ -115,7 +115,7 @@ def _entry(
             raise ValueError(f"state_dict: {name} of parameter {i} is {value.dtype}, expected {dtype}")
         entry[name] = _copied(f"{name} of parameter {i}", value, param, dtype)
     if optimizer.storage.state_dtype == "float8" and names:
-        entry["axes"] = torch.tensor(memory_axes(own), dtype=torch.int64)
+        entry["axes"] = torch.tensor(memory_axes(own), dtype=torch.int64, device="cpu")
     return entry
 
 
@@ -123,7 +123,7 @@ def _state(
     optimizer: Optimizer, what: str, value: Any, param: Tensor, own: Array, update: Update, name: str, positive: bool
 ) -> Tensor:
     """A state of any type, as it is stored here."""
-    value = local(torch.as_tensor(value)).detach().cpu()
+    value = local(value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")).detach().cpu()
     kind = optimizer.storage.state_dtype
     if value.dtype == torch.uint8:
         return _blocks(what, value, kind, own)

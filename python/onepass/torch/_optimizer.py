@@ -20,6 +20,7 @@ from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
+from onepass.torch._options import differ, is_plain, number_of
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -155,6 +156,9 @@ class Optimizer(torch.optim.Optimizer):
         for bound in bounds:
             bound.optimizer.max_value = self._max_value
             bound.check_options()
+        if len(bounds) > 1:
+            for bound, addresses in zip(bounds, grads, strict=True):
+                bound.plan.point_at(addresses)  # what is refused is so before another has stepped
         for bound, addresses in zip(bounds, grads, strict=True):
             bound.step(addresses, grad_scale)
             if self.beside:
@@ -239,7 +243,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def options(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """A group's options in the rule's terms."""
-        return {name: _number(name, group[name]) for name in self._names}
+        return {name: number_of(name, group[name]) for name in self._names}
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         if group.get("fused") and group.get("foreach"):
@@ -271,8 +275,11 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        if not same_objects(self._all_members(), self._members) or not same_values(self.state, self._states):
+        if len(groups) != len(self._members) or not same_values(self.state, self._states):
             return False
+        for group, members in zip(groups, self._members, strict=True):
+            if type(group["params"]) is not list or not same_objects(group["params"], members):
+                return False
         for param in self._idle:
             if param.grad is not None:
                 return False
@@ -281,7 +288,7 @@ class Optimizer(torch.optim.Optimizer):
                 return False
         for at, group in enumerate(groups):
             values = self._values(group)
-            if self._variable[at] or _differ(values, self._seen[at]):
+            if self._variable[at] or differ(values, self._seen[at]):
                 options = self.options(group)
                 self._see(at, values)
                 own = self._own_groups[at]
@@ -293,10 +300,7 @@ class Optimizer(torch.optim.Optimizer):
     def _see(self, at: int, values: Any) -> None:
         self._seen[at] = values
         # what can be assigned in place is read in every step
-        self._variable[at] = not all(map(_is_plain, values))
-
-    def _all_members(self) -> list[Tensor]:
-        return list(chain.from_iterable([group["params"] for group in self.param_groups]))
+        self._variable[at] = not all(map(is_plain, values))
 
     def _all_states(self) -> list[Any]:
         entries = [entry.values() for entry in self.state.values() if isinstance(entry, dict)]
@@ -306,6 +310,8 @@ class Optimizer(torch.optim.Optimizer):
         if not self._distributed:
             return math.hypot(*[bound.norm(addresses) for bound, addresses in zip(bounds, grads, strict=True)])
         present = [p.grad for bound in bounds for p in bound.params if p.grad is not None]
+        if not present:
+            return 0.0
         norm: Any = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in present]))
         return float((norm.full_tensor() if is_distributed(norm) else norm).item())
 
@@ -315,11 +321,12 @@ class Optimizer(torch.optim.Optimizer):
         groups = self.param_groups
         options = [self.options(group) for group in groups]
         self._updates = [self.update_of(own) for own in options]
-        members = [[p for p in group["params"] if self.eager or p.grad is not None or self.state.get(p)]
-                   for group in groups]  # fmt: skip
-        for at, params in enumerate(members):
-            for i, param in enumerate(params):
-                check_param(param, f"params[{i}] of group {at} with a gradient")
+        members: list[list[Tensor]] = [[] for _ in groups]
+        for at, group in enumerate(groups):
+            for i, param in enumerate(group["params"]):
+                if self.eager or param.grad is not None or self.state.get(param):
+                    check_param(param, f"params[{i}] of group {at}")
+                    members[at].append(param)
         self._distributed = any(map(is_distributed, chain.from_iterable(members)))
         bounds = []
         self._own_groups: list[dict[str, Any] | None] = [None] * len(groups)
@@ -329,9 +336,9 @@ class Optimizer(torch.optim.Optimizer):
                 bounds.append(self._bind_groups([{**options[at], "params": members[at]} for at in chosen]))
                 for at, own in zip(chosen, bounds[-1].optimizer.param_groups, strict=True):
                     self._own_groups[at] = own
-        self._members = self._all_members()
+        self._members = [list(group["params"]) for group in groups]
         active = {id(p) for params in members for p in params}
-        self._idle = [p for p in self._members if id(p) not in active]
+        self._idle = [p for p in chain.from_iterable(self._members) if id(p) not in active]
         self._seen: list[Any] = [None] * len(groups)
         self._variable = [False] * len(groups)
         for at, group in enumerate(groups):
@@ -354,7 +361,7 @@ class Optimizer(torch.optim.Optimizer):
             if "lower" in arrays:
                 arrays["lower"] = arrays["lower"].view(np.uint16)
         bound = Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
-        bound.beside = {name: torch.ones(len(params), dtype=scalar_type()) for name in self.beside}
+        bound.beside = {name: torch.ones(len(params), dtype=scalar_type(), device="cpu") for name in self.beside}
         self._write_beside(bound)
         return bound
 
@@ -372,15 +379,13 @@ class Optimizer(torch.optim.Optimizer):
             if not kept and not counted:
                 continue
             entry = self.state[param]
-            if counted:
-                entry["step"] = bound.steps[i]
-            for name in self.beside:
-                entry[name] = bound.beside[name][i]
+            shown = {"step": bound.steps, **bound.beside} if counted else bound.beside
+            entry.update({name: numbers[i] for name, numbers in shown.items()})
             for name, values in kept.items():
                 if entry.get(names[name]) is None:
                     entry[names[name]] = tensor_of(values, param, bfloat16=name in update.states)
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
-                entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64)
+                entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64, device="cpu")
         bound.unwritten = left
         self._states = self._all_states()
 
@@ -392,25 +397,3 @@ class Optimizer(torch.optim.Optimizer):
                 known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
             for name, value in known[at, step].items():
                 arrays[name][i] = value
-
-
-def _number(name: str, value: Any) -> Any:
-    """An option as the rule takes it: numbers in place of tensors."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name}: expected a number or a tensor of one element, got a tensor {tuple(value.shape)}")
-        return value.item()
-    if callable(value):
-        raise TypeError(f"{name}: expected a number, got {value!r}; schedules are torch.optim.lr_scheduler's here")
-    return tuple([_number(name, one) for one in value]) if isinstance(value, (tuple, list)) else value
-
-
-def _differ(values: Any, seen: Any) -> bool:
-    try:
-        return bool(values != seen)
-    except RuntimeError:  # tensors of several elements
-        return True
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (float, int, type(None))) or (type(value) is tuple and all(map(_is_plain, value)))

@@ -1,0 +1,154 @@
+"""Gradient descent with momentum, adaptive rates or signs, with Optax' argument names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onepass.jax._step import is_static
+from onepass.jax.states import (
+    AdadeltaState,
+    AdagradState,
+    CenteredMomentumState,
+    CenteredState,
+    LionState,
+    MomentumState,
+    RmsMomentumState,
+    RmsState,
+    SgdState,
+)
+from onepass.jax.transformation import Optimizer, Rule
+
+
+def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumulator_dtype: Any = None) -> Optimizer:
+    """Gradient descent with momentum (Polyak 1964; Sutskever et al. 2013), the formula of ``optax.sgd``.
+
+    Args:
+        learning_rate: see :func:`adam`.
+        momentum: None: none, and no state but the step count.
+        accumulator_dtype: type of the momentum, float32 or bfloat16; None: as state_dtype=None in :func:`adam`.
+
+    12 bytes for each float32 parameter, with momentum 20.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = sgd(0.5, momentum=0.9)
+    >>> params, state = jnp.ones(1), optimizer.init(jnp.ones(1))
+    >>> for _ in range(2):
+    ...     params, state = optimizer.apply(params, jnp.ones(1), state)
+    >>> round(float(params[0]), 4)
+    -0.45
+    """
+    if momentum is None:
+        return Optimizer(Rule("sgd", SgdState, {"lr": learning_rate}))
+    values = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov}
+    return Optimizer(Rule("sgd_momentum", MomentumState, values, dtypes={"trace": accumulator_dtype}))
+
+
+def adagrad(
+    learning_rate: Any, initial_accumulator_value: float = 0.1, eps: Any = 1e-7, *, state_dtype: Any = None
+) -> Optimizer:
+    """Adagrad (Duchi, Hazan and Singer 2011), the formula of ``optax.adagrad``, eps inside the square root. eps > 0 (0,
+    which Optax takes, would divide by 0 where all gradients were 0). 20 bytes for each float32 parameter.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = adagrad(0.1, initial_accumulator_value=0.0)
+    >>> params, _ = optimizer.apply(jnp.ones(1), jnp.ones(1), optimizer.init(jnp.ones(1)))
+    >>> round(float(params[0]), 4)
+    0.9
+    """
+    if is_static(eps) and not float(eps) > 0.0:
+        raise ValueError(f"eps: expected a number above 0, got {eps!r}")
+    return Optimizer(
+        Rule(
+            "adagrad",
+            AdagradState,
+            {"lr": learning_rate, "eps": eps, "eps_inside": True},
+            initial={"sum_of_squares": initial_accumulator_value},
+            dtypes={"sum_of_squares": state_dtype},
+        )
+    )
+
+
+def rmsprop(
+    learning_rate: Any,
+    decay: Any = 0.9,
+    eps: Any = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Any = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    *,
+    state_dtype: Any = None,
+) -> Optimizer:
+    """RMSprop (Tieleman and Hinton 2012; centered: Graves 2013), the formula of ``optax.rmsprop`` for a learning rate
+    that stays. With momentum and one that changes, Optax' momentum remembers steps, this one directions, to which the
+    newest learning rate is applied. A centered variance below 0, which rounding can leave, counts as 0.
+
+    nesterov and bias_correction are not there: ValueError. 20 bytes for each float32 parameter, 8 more for each of
+    centered and momentum.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = rmsprop(0.1, decay=0.75)
+    >>> params, _ = optimizer.apply(jnp.ones(1), jnp.ones(1), optimizer.init(jnp.ones(1)))
+    >>> round(float(params[0]), 4)
+    0.8
+    """
+    for name, value in (("nesterov", nesterov), ("bias_correction", bias_correction)):
+        if value:
+            raise ValueError(f"{name}: rmsprop has no such form here; use optax.rmsprop")
+    values = {"lr": learning_rate, "alpha": decay, "eps": eps, "eps_inside": eps_in_sqrt}
+    if momentum is not None:
+        values["momentum"] = momentum
+    update, state = {
+        (False, False): ("rmsprop", RmsState),
+        (False, True): ("rmsprop_momentum", RmsMomentumState),
+        (True, False): ("rmsprop_centered", CenteredState),
+        (True, True): ("rmsprop_centered_momentum", CenteredMomentumState),
+    }[bool(centered), momentum is not None]
+    dtypes = dict.fromkeys(("nu", "mu", "trace"), state_dtype)
+    return Optimizer(Rule(update, state, values, initial={"nu": initial_scale}, dtypes=dtypes))
+
+
+def adadelta(
+    learning_rate: Any,
+    rho: Any = 0.9,
+    eps: Any = 1e-6,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    *,
+    state_dtype: Any = None,
+) -> Optimizer:
+    """Adadelta (Zeiler 2012), the formula of ``optax.adadelta``: weight decay joins the gradient. 28 bytes for each
+    float32 parameter.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = adadelta(1.0, eps=0.1)
+    >>> params, _ = optimizer.apply(jnp.ones(1), jnp.ones(1), optimizer.init(jnp.ones(1)))
+    >>> round(float(params[0]), 4)
+    0.2929
+    """
+    values = {"lr": learning_rate, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+    dtypes = dict.fromkeys(("e_g", "e_x"), state_dtype)
+    return Optimizer(Rule("adadelta", AdadeltaState, values, dtypes=dtypes, mask=weight_decay_mask))
+
+
+def lion(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: Any = 1e-3,
+    mask: Any = None,
+) -> Optimizer:
+    """Lion (Chen et al., NeurIPS 2023), the formula of ``optax.lion``. Arguments as in :func:`adamw`; 20 bytes for each
+    float32 parameter.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = lion(0.25, weight_decay=0.0)
+    >>> params, _ = optimizer.apply(jnp.ones(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.ones(2)))
+    >>> params.tolist()
+    [0.75, 1.25]
+    """
+    values = {"lr": learning_rate, "beta1": b1, "beta2": b2, "weight_decay": weight_decay}
+    return Optimizer(Rule("lion", LionState, values, dtypes={"mu": mu_dtype}, decoupled=True, mask=mask))

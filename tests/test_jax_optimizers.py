@@ -1,0 +1,375 @@
+"""onepass.jax' optimizers against Optax, and against onepass.kernels to the bit."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+
+import jax.numpy as jnp  # noqa: E402
+
+import onepass.jax as fused  # noqa: E402
+from onepass import kernels  # noqa: E402
+from onepass.jax import _ffi  # noqa: E402
+
+OPTIMIZERS = [
+    ("adam", {}),
+    ("adam", {"b1": 0.7, "b2": 0.9, "eps": 1e-3, "eps_root": 1e-4}),
+    ("adam", {"nesterov": True}),
+    ("adamw", {"weight_decay": 0.3}),
+    ("adamw", {"weight_decay": 0.3, "nesterov": True}),
+    ("nadam", {"b1": 0.8}),
+    ("nadamw", {"weight_decay": 0.3}),
+    ("adamax", {}),
+    ("adamaxw", {"weight_decay": 0.3}),
+    ("lamb", {"weight_decay": 0.3}),
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9}),
+    ("sgd", {"momentum": 0.9, "nesterov": True}),
+    ("adagrad", {"initial_accumulator_value": 0.3, "eps": 1e-3}),
+    ("rmsprop", {"initial_scale": 0.5}),
+    ("rmsprop", {"eps_in_sqrt": False, "eps": 1e-3}),
+    ("rmsprop", {"momentum": 0.8}),
+    ("rmsprop", {"centered": True, "eps": 1e-3}),
+    ("rmsprop", {"centered": True, "momentum": 0.8, "eps": 1e-3}),
+    ("adadelta", {"weight_decay": 0.1}),
+    ("lion", {"weight_decay": 0.3}),
+]
+IDS = [f"{name}-{'-'.join(options)}" for name, options in OPTIMIZERS]
+LR = 0.03
+STEPS = 12
+
+
+def tree(seed, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    shapes = {"w": (33, 7), "b": (5,), "scalar": (), "none": None}
+    arrays = {
+        name: None if shape is None else jnp.asarray(rng.standard_normal(shape), dtype)
+        for name, shape in shapes.items()
+    }
+    return [arrays.pop("b"), (arrays,)]
+
+
+def run(step, params, state, steps=STEPS):
+    for i in range(steps):
+        params, state = step(params, tree(100 + i, params[0].dtype), state)
+    return params, state
+
+
+def with_updates(optimizer):
+    def step(params, grads, state):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step)
+
+
+def close(actual, expected, rtol, atol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=IDS)
+def test_many_steps_are_optax_steps(name, options):
+    """And updates that are added are the fused step: to the bit, where neither decay nor a tensor's length is in it."""
+    ours, theirs = getattr(fused, name)(LR, **options), getattr(optax, name)(LR, **options)
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        expected, _ = run(with_updates(theirs), start, theirs.init(start))
+        whole, whole_state = run(jax.jit(ours.apply), start, ours.init(start))
+        added, added_state = run(with_updates(ours), start, ours.init(start))
+    close(whole, expected, 1e-12, 1e-13)
+    exact = "weight_decay" not in options
+    close(added, whole, 0.0 if exact else 1e-13, 0.0 if exact else 1e-14)
+    close(added_state, whole_state, 0.0 if exact else 1e-13, 0.0 if exact else 1e-14)
+    assert whole_state.count.dtype == jnp.int32
+    assert int(whole_state.count) == STEPS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_are_those_of_the_kernels(dtype):
+    with jax.enable_x64(True):
+        params, optimizer = tree(0, dtype)[0], fused.adamw(LR, weight_decay=0.1)
+        expected = [np.array(params), np.zeros(5, dtype), np.zeros(5, dtype)]
+        state = optimizer.init(params)
+        for step in range(1, 6):
+            grad = tree(step, dtype)[0]
+            params, state = optimizer.apply(params, grad, state)
+            kernels.adamw(expected[0], np.array(grad), *expected[1:], step=step, lr=LR, weight_decay=0.1)
+        assert params.dtype == dtype
+        for actual, wanted in zip((params, state.mu, state.nu), expected, strict=True):
+            np.testing.assert_array_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_keep_states_of_thirty_two(dtype):
+    optimizer = fused.adam(0.5)
+    params = jnp.asarray(np.random.default_rng(0).standard_normal(300), dtype)
+    exact = params.astype(jnp.float32)
+    both = [(params, optimizer.init(params)), (params, optimizer.init(params))]
+    grads = params[::-1]
+    for _ in range(3):
+        fresh, _ = optimizer.apply(exact, grads, both[0][1])
+        both[0] = optimizer.apply(*[both[0][0], grads, both[0][1]])
+        both[1] = with_updates(optimizer)(both[1][0], grads, both[1][1])
+        np.testing.assert_array_equal(both[0][0], fresh.astype(dtype))  # rounded once
+        np.testing.assert_array_equal(both[1][0], both[0][0])
+        exact = both[0][0].astype(jnp.float32)
+    assert both[0][1].mu.dtype == both[0][1].nu.dtype == jnp.float32
+
+
+def test_states_of_other_types():
+    params = jnp.ones(3)
+    state = fused.adam(0.1, mu_dtype="bfloat16").init(params)
+    assert (state.mu.dtype, state.nu.dtype) == (jnp.bfloat16, jnp.float32)
+    optimizer = fused.adam(0.1, state_dtype=jnp.bfloat16)
+    state = optimizer.init(params)
+    assert (state.mu.dtype, state.nu.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    _, state = jax.jit(optimizer.apply)(params, jnp.full(3, 1.0), state)
+    assert state.mu.dtype == jnp.bfloat16
+    np.testing.assert_allclose(state.mu.astype(jnp.float32), np.full(3, 0.1), rtol=4e-3)
+
+
+def pointers(tree):
+    return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.ndim > 0]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lion", "lamb", "sgd"])
+def test_donated_buffers_are_updated_in_place(name):
+    optimizer = getattr(fused, name)(LR)
+    params = {"w": jnp.ones((256, 64)), "b": jnp.ones(64)}
+    state = optimizer.init(params)
+    grads = jax.tree.map(jnp.ones_like, params)
+    step = jax.jit(optimizer.apply, donate_argnums=(0, 2))
+    assert "copy(" not in "".join(
+        line for line in step.lower(params, grads, state).compile().as_text().splitlines() if "f32[256,64]" in line
+    )
+    before = pointers((params, state))
+    for _ in range(3):
+        params, state = step(params, grads, state)
+        assert pointers((params, state)) == before
+
+
+def test_without_donation_the_arguments_stay():
+    optimizer = fused.adam(LR)
+    params, grads = jnp.ones(300), jnp.ones(300)
+    state = optimizer.init(params)
+    for apply in (optimizer.apply, jax.jit(optimizer.apply)):
+        moved, next_state = apply(params, grads, state)
+        assert float(jnp.abs(moved - params).min()) > 0.01
+        np.testing.assert_array_equal(params, np.ones(300))
+        np.testing.assert_array_equal(state.mu, np.zeros(300))
+        assert (int(state.count), int(next_state.count)) == (0, 1)
+
+
+def test_schedules_and_traced_rates_compile_once():
+    traces = []
+
+    def step(params, grads, state, lr):
+        traces.append(1)
+        return fused.adam(lr, b1=1 - lr).apply(params, grads, state)
+
+    compiled = jax.jit(step)
+    params, grads = jnp.ones(4), jnp.full(4, 2.0)
+    state = fused.adam(0.1).init(params)
+    for lr in (0.1, 0.05, 0.025):
+        moved, _ = compiled(params, grads, state, lr)
+        np.testing.assert_allclose(moved, np.full(4, 1 - lr), rtol=1e-5)
+    assert len(traces) == 1
+
+    def schedule(count):
+        return 0.1 * 0.5**count
+
+    ours, theirs = fused.adamw(schedule, weight_decay=0.1), optax.adamw(schedule, weight_decay=0.1)
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        expected, _ = run(with_updates(theirs), start, theirs.init(start))
+        close(run(jax.jit(ours.apply), start, ours.init(start))[0], expected, 1e-6, 1e-7)
+        close(run(with_updates(ours), start, ours.init(start))[0], expected, 1e-6, 1e-7)
+
+
+def test_inject_hyperparams():
+    """All numbers become operands then, b1 and eps too."""
+    start = tree(0)
+    found = []
+    for module in (fused, optax):
+        optimizer = optax.inject_hyperparams(module.adamw)(learning_rate=0.1, b1=0.8, weight_decay=0.2)
+        state = optimizer.init(start)
+        params, state = run(with_updates(optimizer), start, state, 3)
+        state.hyperparams["learning_rate"] = jnp.asarray(0.01)
+        found.append(run(with_updates(optimizer), params, state, 3)[0])
+    close(found[0], found[1], 2e-5, 1e-6)
+
+
+def test_inside_optax_transformations():
+    start = tree(0)
+    found = []
+    for module in (fused, optax):
+        label = {"w": "a", "scalar": "b", "none": None}
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.multi_transform({"a": module.adam(0.1), "b": module.sgd(0.1, momentum=0.5)}, ["b", (label,)]),
+        )
+        optimizer = optax.MultiSteps(optax.apply_if_finite(optimizer, 2), every_k_schedule=2)
+        found.append(run(with_updates(optimizer), start, optimizer.init(start), 6)[0])
+    close(found[0], found[1], 2e-5, 1e-5)  # Optax takes 1 - b2^t in float32
+
+
+@pytest.mark.parametrize("mask", [[True, ({"w": False, "scalar": True, "none": True},)], [False, True]])
+@pytest.mark.parametrize("as_function", [False, True])
+def test_mask_of_weight_decay(mask, as_function):
+    start = tree(0)
+    argument = (lambda params: mask) if as_function else mask
+    ours = fused.adamw(LR, weight_decay=0.5, mask=argument)
+    whole = [
+        mask[0],
+        ({name: mask[1] if mask[1] is True else mask[1][0][name] for name in ("w", "scalar")} | {"none": None},),
+    ]
+    theirs = optax.adamw(LR, weight_decay=0.5, mask=whole)
+    expected = run(with_updates(theirs), start, theirs.init(start))[0]
+    close(run(jax.jit(ours.apply), start, ours.init(start))[0], expected, 2e-5, 2e-6)
+    close(run(with_updates(ours), start, ours.init(start))[0], expected, 2e-5, 2e-6)
+
+
+def test_gradients_that_are_none_leave_arrays_alone():
+    optimizer = fused.adam(0.1)
+    params = {"a": jnp.ones(3), "b": jnp.ones(3), "empty": jnp.ones((0, 3))}
+    grads = {"a": jnp.ones(3), "b": None, "empty": jnp.ones((0, 3))}
+    moved, state = jax.jit(optimizer.apply)(params, grads, optimizer.init(params))
+    np.testing.assert_allclose(moved["a"], np.full(3, 0.9), rtol=1e-6)
+    np.testing.assert_array_equal(moved["b"], params["b"])
+    assert moved["empty"].shape == (0, 3)
+    np.testing.assert_array_equal(state.mu["b"], np.zeros(3))
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert updates["b"] is None
+    assert optimizer.apply({"a": None}, {"a": None}, optimizer.init({"a": None}))[0] == {"a": None}
+
+
+def test_arrays_of_numpy_become_those_of_jax():
+    params, grads = {"a": np.ones(3)}, {"a": np.ones(3, np.float32)}  # float64: JAX makes it float32
+    optimizer = fused.adam(0.1)
+    moved, _ = optimizer.apply(params, grads, optimizer.init(params))
+    assert moved["a"].dtype == jnp.float32
+    np.testing.assert_allclose(moved["a"], np.full(3, 0.9), rtol=1e-6)
+    np.testing.assert_array_equal(params["a"], np.ones(3))
+
+
+def test_grad_scale_divides():
+    optimizer = fused.sgd(1.0)
+    params, grads = jnp.zeros(4), jnp.arange(4.0)
+    for scale in (4.0, jnp.asarray(4.0)):
+        moved, _ = jax.jit(optimizer.apply)(params, grads, optimizer.init(params), scale)
+        np.testing.assert_array_equal(moved, -np.arange(4) / 4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "rmsprop"])
+def test_vmap_makes_the_steps_of_each(name):
+    rng = np.random.default_rng(0)
+    params, grads = (jnp.asarray(rng.standard_normal((3, 40)), jnp.float32) for _ in range(2))
+    rates = jnp.array([0.1, 0.2, 0.3])
+
+    def step(p, g, lr):
+        optimizer = getattr(fused, name)(lr)
+        return optimizer.apply(p, g, optimizer.init(p))[0]
+
+    each = [step(params[i], grads[i], rates[i]) for i in range(3)]
+    np.testing.assert_array_equal(jax.vmap(step)(params, grads, rates), each)
+    same = [step(params[i], grads[0], rates[0]) for i in range(3)]
+    np.testing.assert_array_equal(jax.jit(jax.vmap(step, (0, None, None)))(params, grads[0], rates[0]), same)
+    twice = jax.vmap(jax.vmap(step, (0, 0, None)), (None, None, 0))(params, grads, rates)
+    np.testing.assert_array_equal(twice[2, 1], step(params[1], grads[1], rates[2]))
+
+
+def test_vmap_over_nothing():
+    optimizer = fused.adam(0.1)
+    moved, _ = jax.vmap(lambda p: optimizer.apply(p, p, optimizer.init(p)))(jnp.ones((0, 5)))
+    assert moved.shape == (0, 5)
+
+
+def test_inside_scan():
+    optimizer = fused.adam(0.1)
+    params = jnp.full(5, 2.0)
+
+    def body(carry, _):
+        return optimizer.apply(carry[0], 2 * carry[0], carry[1]), None
+
+    (found, state), _ = jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), length=50))(params)
+    state_by_hand = optimizer.init(params)
+    for _ in range(50):
+        params, state_by_hand = optimizer.apply(params, 2 * params, state_by_hand)
+    np.testing.assert_array_equal(found, params)
+    assert int(state.count) == 50
+
+
+def test_optimizers_are_pickled():
+    optimizer = pickle.loads(pickle.dumps(fused.adamw(0.1, weight_decay=0.2)))
+    params, grads = jnp.ones(2), jnp.ones(2)
+    np.testing.assert_allclose(optimizer.apply(params, grads, optimizer.init(params))[0], [0.88, 0.88], rtol=1e-5)
+
+
+# ---- nonsense
+
+
+def state_of(params, name="adam"):
+    return getattr(fused, name)(0.1).init(params)
+
+
+@pytest.mark.parametrize(
+    ("params", "grads", "error", "message"),
+    [
+        ({"a": jnp.ones(3)}, {"a": jnp.ones(4)}, ValueError, r"grads\['a'\]: expected shape \(3,\) \(that of params\)"),
+        ({"a": jnp.ones(3)}, {"b": jnp.ones(3)}, ValueError, "grads: expected the structure of params"),
+        ({"a": jnp.ones(3)}, jnp.ones(3), ValueError, "grads: expected the structure of params"),
+        ({"a": jnp.ones(3)}, {"a": jnp.ones(3, int)}, TypeError, r"grads\['a'\]: expected float32, .* got int32"),
+        ({"a": jnp.ones(3)}, {"a": 1.0}, TypeError, r"grads\['a'\]: expected an array, got float"),
+    ],
+)
+def test_wrong_gradients_are_named(params, grads, error, message):
+    with pytest.raises(error, match=message):
+        fused.adam(0.1).apply(params, grads, state_of(params))
+    with pytest.raises((TypeError, ValueError)):
+        fused.adam(0.1).update(grads, state_of(params), params)
+
+
+def test_wrong_states_and_values_are_named():
+    params = {"a": jnp.ones(3)}
+    grads = params
+    with pytest.raises(TypeError, match=r"params\['a'\]: expected float32.*got int32"):
+        fused.adam(0.1).init({"a": jnp.ones(3, int)})
+    with pytest.raises(TypeError, match="mu: expected a state of float32 or bfloat16, got float16"):
+        fused.adam(0.1, state_dtype="float16").init(params)
+    with pytest.raises(TypeError, match="state: expected AdamState, as init returns it, got LionState"):
+        fused.adam(0.1).apply(params, grads, state_of(params, "lion"))
+    with pytest.raises(ValueError, match=r"state.mu\['a'\]: expected shape \(3,\)"):
+        fused.adam(0.1).apply(params, grads, state_of({"a": jnp.ones(2)}))
+    with pytest.raises(TypeError, match="learning_rate: expected a number, a scalar or a schedule, got str"):
+        fused.adam("fast").apply(params, grads, state_of(params))
+    with pytest.raises(ValueError, match=r"learning_rate: expected shape \(\) \(a scalar\), got \(2,\)"):
+        fused.adam(jnp.ones(2)).apply(params, grads, state_of(params))
+    with pytest.raises(ValueError, match=r"grad_scale: expected shape \(\)"):
+        fused.adam(0.1).apply(params, grads, state_of(params), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"state.count: expected shape \(\)"):
+        fused.adam(0.1).apply(params, grads, state_of(params)._replace(count=jnp.ones(2, int)))
+    with pytest.raises(ValueError, match="params: update of an optimizer with weight decay"):
+        fused.adamw(0.1).update(grads, state_of(params))
+    with pytest.raises(ValueError, match="mask: does not fit"):
+        fused.adamw(0.1, mask={"b": True}).apply(params, grads, state_of(params))
+    for name in ("nesterov", "bias_correction"):
+        with pytest.raises(ValueError, match=f"{name}: rmsprop has no such form here"):
+            fused.rmsprop(0.1, **{name: True})
+    with pytest.raises(ValueError, match="eps: expected a number above 0"):
+        fused.adagrad(0.1, eps=0.0)
+    with pytest.raises(Exception, match="beta1: expected a number in"):
+        fused.adam(0.1, b1=1.5).apply(params, grads, state_of(params))
+    with pytest.raises(Exception, match="lr: expected a finite number"):
+        jax.block_until_ready(jax.jit(lambda lr: fused.sgd(lr).apply(params, grads, state_of(params, "sgd")))(jnp.inf))
+
+
+def test_other_platforms_are_refused():
+    with pytest.raises(ValueError, match="params: is on gpu, but onepass computes on the CPU; move it with"):
+        _ffi.check_platform("params", {"gpu"})
+    lowered = jax.jit(fused.sgd(0.1).apply).trace(jnp.ones(2), jnp.ones(2), state_of(jnp.ones(2), "sgd"))
+    assert "onepass_cpu_update" in lowered.lower(lowering_platforms=("cuda",)).as_text()  # what XLA then does not find
