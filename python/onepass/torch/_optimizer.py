@@ -275,8 +275,11 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        if not same_objects(self._all_members(), self._members) or not same_values(self.state, self._states):
+        if len(groups) != len(self._members) or not same_values(self.state, self._states):
             return False
+        for group, members in zip(groups, self._members, strict=True):
+            if type(group["params"]) is not list or not same_objects(group["params"], members):
+                return False
         for param in self._idle:
             if param.grad is not None:
                 return False
@@ -298,9 +301,6 @@ class Optimizer(torch.optim.Optimizer):
         self._seen[at] = values
         # what can be assigned in place is read in every step
         self._variable[at] = not all(map(is_plain, values))
-
-    def _all_members(self) -> list[Tensor]:
-        return list(chain.from_iterable([group["params"] for group in self.param_groups]))
 
     def _all_states(self) -> list[Any]:
         entries = [entry.values() for entry in self.state.values() if isinstance(entry, dict)]
@@ -336,9 +336,9 @@ class Optimizer(torch.optim.Optimizer):
                 bounds.append(self._bind_groups([{**options[at], "params": members[at]} for at in chosen]))
                 for at, own in zip(chosen, bounds[-1].optimizer.param_groups, strict=True):
                     self._own_groups[at] = own
-        self._members = self._all_members()
+        self._members = [list(group["params"]) for group in groups]
         active = {id(p) for params in members for p in params}
-        self._idle = [p for p in self._members if id(p) not in active]
+        self._idle = [p for p in chain.from_iterable(self._members) if id(p) not in active]
         self._seen: list[Any] = [None] * len(groups)
         self._variable = [False] * len(groups)
         for at, group in enumerate(groups):
