@@ -161,6 +161,7 @@ int main(int count, char** arguments) try {
     double sum = 0.0;
     for (int start = 0; start < train.rows(); start += kBatch, ++hyper.step) {
       const int n = std::min(kBatch, train.rows() - start);
+      if (n == 1) break;  // one row has no variance to normalize by
       for (int i = 0; i < n; ++i) {
         const int row = order[static_cast<std::size_t>(start + i)];
         std::copy_n(&train.x[row * kFeatures], kFeatures, &x[i * kFeatures]);

@@ -36,7 +36,8 @@ inline void check(onepass_status status) {
 inline void require() { check(onepass_require(ONEPASS_VERSION_MAJOR, ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION)); }
 
 // While it lives, what this thread starts runs in the host's threads. parallel_for(tasks, range) has to call
-// range(begin, end) so that each of [0, tasks) is in one call, and to return when all calls have returned.
+// range(begin, end) so that each of [0, tasks) is in one call, and to return when all calls have returned. One at a
+// time on a thread: afterwards the thread has no host.
 template <typename ParallelFor>
 class HostThreads {
  public:
