@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the results go (default: %(default)s)",
     )
+    add("--markdown", action="store_true", help="tables for a page of documentation, besides")
     add("--list", action="store_true", help="names of the cases, and nothing is run")
     return found
 
@@ -77,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"... {case.name}", file=sys.stderr, flush=True)
                 results.append(run(case, plan))
             print("\n" + report.table(results[start:]), flush=True)
+            if options.markdown:
+                print("\n" + report.markdown(results[start:]), flush=True)
             report.write(options.json, described, results)
     except AgreementError as error:
         print(f"bench: {error}", file=sys.stderr)

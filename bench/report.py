@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,29 @@ def table(results: Iterable[CaseResult]) -> str:
         for row in rows
     ]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
+
+
+def _cell(row: Row, base: bool) -> str:
+    if row.median is None:
+        return "-"
+    python = f" (Python: {python_cost(row)})" if row.python is not None else ""
+    return milliseconds(row.median) + python if base or row.ratio is None else f"{row.ratio:.3g}"
+
+
+def markdown(results: Sequence[CaseResult]) -> str:
+    """Tables for a page: a line a case, a column a contender; the first's time, and how many times as long others take.
+
+    Cases that follow each other with the same contenders share a table.
+    """
+    tables = []
+    for names, group in groupby(results, key=lambda result: tuple(row.contender for row in result.rows)):
+        cases = list(group)
+        lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for result in cases:
+            cells = [_cell(row, row.contender == result.case.base) for row in result.rows]
+            lines.append(f"| {result.case.name} | " + " | ".join(cells) + " |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def summary(results: Sequence[CaseResult]) -> str:

@@ -23,6 +23,8 @@ from bench.cases import (  # noqa: E402
     jax_step,
     numpy_loop_step,
     python_cost,
+    torch_step,
+    torch_step_alone,
     training,
     training_cnn,
     training_digits,
@@ -149,6 +151,20 @@ def test_python_cost_stands_in_the_table() -> None:
     assert " us, " in report.table([result])
 
 
+def test_markdown_has_a_table_for_the_same_contenders() -> None:
+    rows = [run.Row("onepass", 1e-3, 1.0, python=1e-4), run.Row("torch", 2e-3, 2.04), run.Row("JAX", note="absent")]
+    results = [run.CaseResult(replace(case(), name=name), rows, []) for name in ("a/1", "a/2")]
+    results.append(run.CaseResult(case(), rows[:2], []))
+    first, second = report.markdown(results).split("\n\n")
+    assert first.splitlines() == [
+        "| | onepass | torch | JAX |",
+        "|---|---|---|---|",
+        "| a/1 | 1.000 ms (Python: 100.0 us, 10%) | 2.04 | - |",
+        "| a/2 | 1.000 ms (Python: 100.0 us, 10%) | 2.04 | - |",
+    ]
+    assert second.splitlines()[0] == "| | onepass | torch |"
+
+
 def test_recorded_native_calls_are_all_calls_and_leave_the_core_as_it_was() -> None:
     from onepass import _core, kernels
 
@@ -182,6 +198,11 @@ def test_recorded_native_calls_are_all_calls_and_leave_the_core_as_it_was() -> N
         (convolution, "conv2d/backward/64x16x14x14"),
         (convolution, "max_pool2d/forward/64x32x14x14"),
         (convolution, "max_pool2d/backward/64x32x14x14"),
+        (torch_step, "/mlp/64-128-128-10/"),
+        (torch_step, "/cnn/"),
+        (torch_step, "/transformer/"),
+        (torch_step_alone, "/alone/mlp_6"),
+        (torch_step_alone, "/in_turns/"),
     ],
 )
 def test_contenders_of_training_agree(topic: Any, part: str) -> None:
@@ -217,6 +238,25 @@ def test_a_convolution_that_forgets_its_relu_is_found_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels, "conv2d", lambda *arguments, relu, out: conv2d(*arguments, out=out))
     with pytest.raises(agreement.AgreementError, match="with ReLU"):
         run.build(case_of(convolution, "conv2d/forward/64x16x14x14"))
+
+
+@pytest.mark.parametrize("who", ["onepass", "onepass, optimizer alone"])
+def test_a_torch_step_without_its_optimizer_is_found_out(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    import onepass.torch
+
+    monkeypatch.setattr(onepass.torch.Adam, "step", lambda self: None)
+    found = case_of(torch_step, "/mlp/64-128-128-10/")
+    only = replace(found, entries=tuple(entry for entry in found.entries if entry.name == who))
+    with pytest.raises(agreement.AgreementError, match=rf"{who}: losses\[4\]"):
+        run.build(only)
+
+
+@pytest.mark.parametrize("topic", [torch_step, torch_step_alone])
+def test_goals_of_torch_steps(topic: Any) -> None:
+    for found in topic.cases(selection.Selection((), frozenset())):
+        assert {goal.contender for goal in found.goals} <= {entry.name for entry in found.entries}
+        assert all(any(goal.meets(entry.name) for entry in found.entries) for goal in found.goals), found.name
 
 
 def test_a_step_without_its_optimizer_is_found_out() -> None:

@@ -25,7 +25,7 @@ MODULES = ["onepass", *sorted(m.name for m in pkgutil.walk_packages(onepass.__pa
 MODULES = [name for name in MODULES if name not in ("onepass._core", "onepass.__main__")]
 
 
-MARKS = {"needs torch", "needs keras", "continues"}
+MARKS = {"needs torch", "needs keras", "needs jax", "needs optax", "continues"}
 
 
 def blocks(path):

@@ -21,6 +21,8 @@ from bench.cases import (
     python_cost,
     row_normalization,
     storage,
+    torch_step,
+    torch_step_alone,
     training,
     training_cnn,
     training_digits,
@@ -49,6 +51,8 @@ TOPICS = (
     numpy_loop,
     data,
     numpy_loop_step,
+    torch_step,
+    torch_step_alone,
     imports,
 )
 

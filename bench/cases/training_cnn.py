@@ -46,7 +46,7 @@ def _params() -> list[Array]:
     return [arrays.copy(param) for param in found]
 
 
-def _data() -> tuple[list[Array], Array, Array]:
+def data() -> tuple[list[Array], Array, Array]:
     return _params(), _x(), _y()
 
 
@@ -84,10 +84,10 @@ def _model(nn: Any, batch_norm: Any) -> Any:
 
 def _onepass() -> Contender:
     nn = peers.load("onepass.nn")
-    return onepass_training.contender(_model(nn, nn.BatchNorm), *_data())
+    return onepass_training.contender(_model(nn, nn.BatchNorm), *data())
 
 
-def _torch_model(nn: Any) -> Any:
+def torch_model(nn: Any) -> Any:
     return _model(nn, nn.BatchNorm2d)
 
 
@@ -113,24 +113,24 @@ def _jax_logits(params: Any, x: Any, order: str) -> Any:
 
 
 def _jax(order: str) -> Contender:
-    return jax_training.contender(partial(_jax_logits, order=order), *_data())
+    return jax_training.contender(partial(_jax_logits, order=order), *data())
 
 
 def _numpy() -> Contender:
-    return numpy_training.contender(loss_and_gradients, *_data())
+    return numpy_training.contender(loss_and_gradients, *data())
 
 
-def _expected() -> Result:
-    return numpy_training.expected(loss_and_gradients, *_data())
+def expected() -> Result:
+    return numpy_training.expected(loss_and_gradients, *data())
 
 
 def cases(selection: Selection) -> list[Case]:
     entries = (
         Entry("onepass", _onepass, ("scipy",)),
-        *torch_training.entries(_torch_model, _data, images=True),
+        *torch_training.entries(torch_model, data, images=True),
         Entry("JAX+Optax", partial(_jax, "NCHW"), ("jax", "optax")),
         Entry("JAX+Optax channels last", partial(_jax, "NHWC"), ("jax", "optax")),
         Entry("NumPy", _numpy),
     )
     goals = (Goal(GOAL, "torch|torch channels last"),)
-    return [Case(f"training/cnn/batch_{BATCH}", "small", entries, _expected, goals, rtol=1e-3, atol=2e-5)]
+    return [Case(f"training/cnn/batch_{BATCH}", "small", entries, expected, goals, rtol=1e-3, atol=2e-5)]
