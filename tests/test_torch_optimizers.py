@@ -394,6 +394,51 @@ def test_states_that_are_replaced_are_followed(rng):
     assert_same_states(twins.optimizer, twins.twin, 1e-12)
 
 
+def test_states_that_move_are_followed():
+    """By .data, as what offloads states does it, and by share_memory_, which moves what is there."""
+    twins = Twins("Adam", {"lr": 0.01}, shapes=[(4000,), (5, 7)], dtype=np.float64)
+    twins.step()
+    for move in (
+        lambda state: setattr(state["exp_avg"], "data", state["exp_avg"].data.clone()),
+        lambda state: state["exp_avg_sq"].share_memory_(),
+        lambda state: state["step"].share_memory_(),
+    ):
+        for optimizer, params in ((twins.optimizer, twins.params), (twins.twin, twins.twins)):
+            for p in params:
+                move(optimizer.state[p])
+                optimizer.state[p]["exp_avg"].mul_(-2.0)
+                optimizer.state[p]["exp_avg_sq"].mul_(3.0)
+        twins.step()
+        twins.step()
+        twins.check()
+        assert_same_states(twins.optimizer, twins.twin, 1e-12)
+
+
+def test_a_parameter_that_is_cut_beside_an_old_gradient():
+    memory = torch.ones(6)
+    p = torch.nn.Parameter(memory)
+    optimizer = ours.SGD([p], lr=0.5)
+    p.grad = torch.ones(6)
+    optimizer.step()
+    p.data = p.data[:4]
+    with pytest.raises(ValueError, match="grad: expected shape"):
+        optimizer.step()
+    assert memory.tolist() == [0.5] * 6
+
+
+def test_a_parameter_of_another_type_where_it_lies():
+    memory = torch.ones(6, dtype=torch.float16)
+    p = torch.nn.Parameter(memory)
+    optimizer = ours.SGD([p], lr=0.5)
+    p.grad = torch.ones(6, dtype=torch.float16)
+    optimizer.step()
+    p.grad = None
+    p.data = memory.view(torch.bfloat16).fill_(1.0)
+    p.grad = torch.ones(6, dtype=torch.bfloat16)
+    optimizer.step()
+    assert p.tolist() == [0.5] * 6
+
+
 def test_a_state_that_is_forgotten_begins_anew():
     twins = Twins("AdamW", {"lr": 0.01}, dtype=np.float64)
     twins.step()
@@ -727,8 +772,14 @@ def test_a_gradient_that_is_a_negated_view():
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.complex(torch.ones(3), torch.ones(3)).conj().imag
     assert p.grad.is_neg()
+    optimizer = ours.SGD([p])
     with pytest.raises(ValueError, match="resolve_neg"):
-        ours.SGD([p]).step()
+        optimizer.step()
+    p.grad = p.grad.resolve_neg()
+    optimizer.step()
+    p.grad = torch._neg_view(p.grad)  # as it lay in the step before
+    with pytest.raises(ValueError, match="resolve_neg"):
+        optimizer.step()
 
 
 def test_memory_that_is_shared():

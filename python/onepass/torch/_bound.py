@@ -21,6 +21,7 @@ from onepass.torch._tensors import Array, array, check_grad, is_distributed, loc
 _address: Callable[[Tensor], int] = Tensor.data_ptr
 _stride: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 _is_contiguous: Callable[[Tensor], bool] = Tensor.is_contiguous
+_is_negated: Callable[[Tensor], bool] = Tensor.is_neg
 
 Addresses = list[int | None]
 
@@ -80,7 +81,7 @@ def on_tensors(rule: type[optim.Optimizer]) -> type[OnTensors]:
 
 
 class ReshapedError(Exception):
-    """A gradient has another shape than before, so that its parameter has: all must be looked at again."""
+    """A gradient has another shape or type than before, as its parameter has: all must be looked at again."""
 
 
 class Bound:
@@ -115,12 +116,12 @@ class Bound:
         self.steps = torch.tensor(
             steps, dtype=scalar_type(), device="cpu"
         )  # what torch shows of them; (number of parameters,)
-        self._numbers = self.steps.numpy()
-        self._known = self._numbers.tobytes()
+        self._known = self.steps.numpy().tobytes()
         self.beside: dict[str, Tensor] = {}  # other numbers that torch shows, each (number of parameters,)
         self.unwritten = list(range(len(self.params)))  # those whose states the caller has not been given
         own = self._own()
         self._addresses, self._strides = list(map(_address, own)), list(map(_stride, own))
+        self._bytes, self._types = [p.nbytes for p in own], [p.dtype for p in own]
         self._gaps = [i for i, tensor in enumerate(own) if not tensor.is_contiguous()]
         unseen: list[Any] = [None] * len(self.params)
         self._held: list[Tensor | None] = []
@@ -133,10 +134,13 @@ class Bound:
     def unchanged(self) -> bool:
         """Whether the parameters lie where they lay, and nobody has changed a step count.
 
-        Shapes are seen by those of the gradients; of parameters without gaps, these and the address say all.
+        Shapes and types are seen by those of the gradients, which the number of bytes must fit; of parameters without
+        gaps, these and the address say all.
         """
         own = self._own()
-        if list(map(_address, own)) != self._addresses or self._numbers.tobytes() != self._known:
+        if list(map(_address, own)) != self._addresses or [p.nbytes for p in own] != self._bytes:
+            return False
+        if self.steps.numpy().tobytes() != self._known:  # asked anew: share_memory_ moves it
             return False
         if not self._gaps:
             return all(map(_is_contiguous, own))
@@ -159,6 +163,8 @@ class Bound:
             self._held = grads  # what was made here lives until the next step
         present = [grad for grad in grads if grad is not None]
         whole = len(present) == len(grads)
+        if any(map(_is_negated, present)):
+            self._check(grads)
         try:
             addresses: Addresses = list(map(_address, present))
             strides = list(map(_stride, present))
@@ -176,7 +182,7 @@ class Bound:
                 addresses.append(None)
                 continue
             address, *look = next(looks)
-            if seen[i][1] not in (None, look[1]):
+            if seen[i][1] not in (None, look[1]) or local(self.params[i]).dtype != self._types[i]:
                 raise ReshapedError
             if tuple(look) != seen[i]:
                 self._show(i, grad)
@@ -200,14 +206,14 @@ class Bound:
 
     def step(self, addresses: Addresses, grad_scale: float) -> StepInfo:
         info = self.optimizer.step(addresses, grad_scale)  # type: ignore[arg-type]
-        moved = self.params
+        moved, numbers = self.params, self.steps.numpy()
         if None in addresses:
             made = [address is not None for address in addresses]
             moved = [p for p, own in zip(moved, made, strict=True) if own]
-            self._numbers += made
+            numbers += made
         else:
-            self._numbers += 1
-        self._known = self._numbers.tobytes()
+            numbers += 1
+        self._known = numbers.tobytes()
         increment_versions(moved)
         if self.distributed:
             increment_versions([own for p in moved if (own := local(p)) is not p])

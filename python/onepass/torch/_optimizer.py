@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass import optim
-from onepass._core import same_objects, same_values
+from onepass._core import same_objects
 from onepass._storage import memory_axes
 from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
@@ -21,6 +21,7 @@ from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
 from onepass.torch._options import differ, is_plain, number_of
+from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -96,6 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         self._template = self.rule([np.zeros(1, np.float32)], dtype="bfloat16", **self._arguments())
         self._names = tuple([name for name in self.defaults if name in self._template._options])
         self._values = itemgetter(*self._names)
+        self._numbers = frozenset({"step", "axes", *self.beside})
         self._bounds: list[Bound] | None = None
         self.last_step = StepInfo(None, False)
 
@@ -275,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        if len(groups) != len(self._members) or not same_values(self.state, self._states):
+        if len(groups) != len(self._members) or not self._states.unchanged(self.state):
             return False
         for group, members in zip(groups, self._members, strict=True):
             if type(group["params"]) is not list or not same_objects(group["params"], members):
@@ -301,10 +303,6 @@ class Optimizer(torch.optim.Optimizer):
         self._seen[at] = values
         # what can be assigned in place is read in every step
         self._variable[at] = not all(map(is_plain, values))
-
-    def _all_states(self) -> list[Any]:
-        entries = [entry.values() for entry in self.state.values() if isinstance(entry, dict)]
-        return list(chain.from_iterable(entries))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
@@ -345,7 +343,7 @@ class Optimizer(torch.optim.Optimizer):
             self._see(at, self._values(group))
         for bound in bounds:
             self._write(bound)
-        self._states = self._all_states()
+        self._states = KnownStates(self.state, self._numbers)
         self._bounds = bounds
         return bounds
 
@@ -387,7 +385,7 @@ class Optimizer(torch.optim.Optimizer):
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64, device="cpu")
         bound.unwritten = left
-        self._states = self._all_states()
+        self._states = KnownStates(self.state, self._numbers)
 
     def _write_beside(self, bound: Bound) -> None:
         known: dict[tuple[int, int], dict[str, float]] = {}
