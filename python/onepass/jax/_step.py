@@ -79,6 +79,4 @@ def _kind(x: Any) -> tuple[tuple[int, ...], Any]:
 
 def _scalar(value: Any) -> Any:
     """Of a type that the handler reads."""
-    if jax.numpy.issubdtype(value.dtype, jax.numpy.integer) and value.dtype.itemsize in (4, 8):
-        return value
-    return value if value.dtype in (np.float32, np.float64) else value.astype(np.float32)
+    return value if value.dtype in (np.int32, np.int64, np.float32, np.float64) else value.astype(np.float32)
