@@ -439,6 +439,60 @@ def test_a_parameter_of_another_type_where_it_lies():
     assert p.tolist() == [0.5] * 6
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_weights_that_somebody_else_writes_reach_the_master_weights(master, half, rng):
+    if master == "split" and half == torch.float16:
+        pytest.skip("of bfloat16 alone")
+    p = torch.nn.Parameter(torch.tensor(numbers(rng, 100)).to(half))
+    optimizer = ours.SGD([p], lr=2.0**-12, master_weights=master)
+    p.grad = torch.ones_like(p)
+    for _ in range(3):
+        optimizer.step()
+    before = optimizer.state[p][{"float32": "master", "split": "lower"}[master]].clone()
+    with torch.no_grad():
+        p[:50] = 5.0
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert p[:50].tolist() == [5.0] * 50
+    after = optimizer.state[p][{"float32": "master", "split": "lower"}[master]]
+    assert torch.equal(after[50:], before[50:])
+    saved, changed = optimizer.state_dict(), torch.nn.Parameter(torch.full((100,), 3.0, dtype=half))
+    other = ours.SGD([changed], lr=0.5, master_weights=master)
+    other.load_state_dict(saved)
+    changed.grad = torch.zeros_like(changed)
+    other.step()
+    assert changed.tolist() == [3.0] * 100
+
+
+def test_gradients_live_until_the_step_is_made(monkeypatch):
+    """Another thread may drop them between the look at their addresses and the step; afterwards nothing holds them."""
+    import gc
+    import weakref
+
+    p = torch.nn.Parameter(torch.zeros(1 << 16))
+    optimizer = ours.SGD([p], lr=1.0, max_norm=1e9)
+    alive = []
+
+    def dropped(bound, addresses):
+        grad, p.grad = weakref.ref(p.grad), None
+        gc.collect()
+        alive.append(grad)
+        assert grad() is not None
+        return norm(bound, addresses)
+
+    kind = pytest.importorskip("onepass.torch._bound").Bound
+    norm = kind.norm
+    monkeypatch.setattr(kind, "norm", dropped)
+    for value in (1.0, np.inf):
+        p.grad = torch.full((1 << 16,), value)
+        optimizer.step()
+        gc.collect()
+        assert alive[-1]() is None
+    assert optimizer.last_step.skipped
+    assert torch.equal(p, torch.full((1 << 16,), -1.0))
+
+
 def test_a_state_that_is_forgotten_begins_anew():
     twins = Twins("AdamW", {"lr": 0.01}, dtype=np.float64)
     twins.step()

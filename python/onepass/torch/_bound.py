@@ -1,7 +1,7 @@
 """An optimizer of onepass.optim on the memory of tensors.
 
 torch's optimizer keeps states as tensors, and gradients come as new tensors in every step. What lies where is looked at
-once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient.
+once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient after the step.
 """
 
 from __future__ import annotations
@@ -125,6 +125,9 @@ class Bound:
         self._gaps = [i for i, tensor in enumerate(own) if not tensor.is_contiguous()]
         unseen: list[Any] = [None] * len(self.params)
         self._held: list[Tensor | None] = []
+        weights, params = self.optimizer.weights, self.optimizer._params
+        self._masters = [i for i, param in enumerate(params) if weights[i] is not param]
+        self._adopt()
         self._grads = (unseen, list(unseen), list(unseen))  # strides, shapes and types
 
     def _own(self) -> list[Tensor]:
@@ -142,9 +145,25 @@ class Bound:
             return False
         if self.steps.numpy().tobytes() != self._known:  # asked anew: share_memory_ moves it
             return False
+        if self._masters and self._versions_of_masters() != self._versions:
+            self._adopt()
         if not self._gaps:
             return all(map(_is_contiguous, own))
         return list(map(_stride, own)) == self._strides
+
+    def _versions_of_masters(self) -> list[int | None]:
+        own = self._own()
+        return [None if own[i].is_inference() else own[i]._version for i in self._masters]
+
+    def _adopt(self) -> None:
+        """Takes what somebody else has written to a parameter (model.load_state_dict, say) into its master weights.
+
+        Those of elements that are still the rounded master weights keep their lower bits.
+        """
+        for i in self._masters:
+            param, master = local(self.params[i]).detach(), torch.from_numpy(self.optimizer.weights[i])
+            master.copy_(torch.where(master.to(param.dtype) == param, master, param.float()))
+        self._versions = self._versions_of_masters()
 
     def kept(self, i: int) -> dict[str, Array]:
         """What a parameter has, by our names: states, master, lower."""
@@ -160,7 +179,7 @@ class Bound:
         grads: list[Tensor | None] = [p.grad for p in self.params]
         if self.distributed:
             grads = list(map(_local_grad, self.params, grads))
-            self._held = grads  # what was made here lives until the next step
+        self._held = grads  # until the step is made: another thread may drop them
         present = [grad for grad in grads if grad is not None]
         whole = len(present) == len(grads)
         if any(map(_is_negated, present)):
@@ -191,6 +210,10 @@ class Bound:
             addresses.append(address)
         return addresses
 
+    def release(self) -> None:
+        """Lets go of the gradients whose addresses were given."""
+        self._held = []
+
     def _check(self, grads: Sequence[Tensor | None]) -> None:
         for i, grad in enumerate(grads):
             if grad is not None:
@@ -217,7 +240,8 @@ class Bound:
         increment_versions(moved)
         if self.distributed:
             increment_versions([own for p in moved if (own := local(p)) is not p])
-            self._held = []
+        self.release()
+        self._versions = self._versions_of_masters()
         return info
 
 

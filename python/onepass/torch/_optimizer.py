@@ -49,7 +49,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dtype: "float32" (float64 beside float64 parameters), "bfloat16" or "float8", 8-bit blocks; see
             :class:`onepass.optim.Optimizer`. torch keeps states in the parameter's type; here bfloat16 parameters have
             float32 states by default.
-        master_weights: "float32" or "split", for float16 and bfloat16 parameters: the weights have 32 bits.
+        master_weights: "float32" or "split", for float16 and bfloat16 parameters: the weights have 32 bits. What
+            else writes to a parameter (``model.load_state_dict``) is seen unless it goes by ``p.data``, as by autograd.
         stochastic_rounding, seed: of what is stored in fewer bits than float32.
 
     States are tensors in ``self.state[p]`` under torch's names, beside ``step``; ``master``, ``lower`` (int16) and
@@ -153,6 +154,8 @@ class Optimizer(torch.optim.Optimizer):
             norm = self._norm(bounds, grads)
             if not math.isfinite(norm):
                 self.last_step = StepInfo(norm, True)
+                for bound in bounds:
+                    bound.release()
                 return loss
             grad_scale = max(1.0, (norm + _CLIP_EPS) / self._max_norm)
         for bound in bounds:
