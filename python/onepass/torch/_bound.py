@@ -1,7 +1,8 @@
 """An optimizer of onepass.optim on the memory of tensors.
 
 torch's optimizer keeps states as tensors, and gradients come as new tensors in every step. What lies where is looked at
-once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient after the step.
+once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient after
+the step.
 """
 
 from __future__ import annotations
