@@ -493,6 +493,34 @@ def test_gradients_live_until_the_step_is_made(monkeypatch):
     assert torch.equal(p, torch.full((1 << 16,), -1.0))
 
 
+def test_threads_that_share_an_optimizer():
+    """Their steps come one after the other, each on gradients that live."""
+    import threading
+
+    params = [torch.nn.Parameter(torch.zeros(3000)) for _ in range(20)]
+    optimizer, failed = ours.SGD(params, lr=2.0**-10), []
+
+    def work():
+        try:
+            for _ in range(100):
+                for p in params:
+                    p.grad = torch.ones(3000)
+                optimizer.step()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    made = optimizer._bounds[0].plan.steps
+    for p, steps in zip(params, made, strict=True):
+        assert torch.equal(p, torch.full((3000,), -steps * 2.0**-10))
+    assert made == [300] * 20
+
+
 def test_a_state_that_is_forgotten_begins_anew():
     twins = Twins("AdamW", {"lr": 0.01}, dtype=np.float64)
     twins.step()

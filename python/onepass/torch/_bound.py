@@ -170,6 +170,16 @@ class Bound:
         """What a parameter has, by our names: states, master, lower."""
         return self.optimizer._kept(i)
 
+    def write_beside(self, numbers: Callable[[int, Mapping[str, Any]], dict[str, float]]) -> None:
+        """Shows the numbers that follow from a parameter's step count and its group's options."""
+        known: dict[tuple[int, int], dict[str, float]] = {}
+        arrays = {name: shown.numpy() for name, shown in self.beside.items()}
+        for i, (at, step) in enumerate(zip(self.group_of, self.plan.steps, strict=True)):
+            if (at, step) not in known:
+                known[at, step] = numbers(step, self.optimizer.param_groups[at])
+            for name, value in known[at, step].items():
+                arrays[name][i] = value
+
     def check_options(self) -> None:
         """Refuses what must not be; as the step would, but before another one has stepped."""
         if self.optimizer.param_groups != self.optimizer._seen_groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -100,6 +101,7 @@ class Optimizer(torch.optim.Optimizer):
         self._values = itemgetter(*self._names)
         self._numbers = frozenset({"step", "axes", *self.beside})
         self._bounds: list[Bound] | None = None
+        self._lock = threading.RLock()
         self.last_step = StepInfo(None, False)
 
     # ---- what a subclass says
@@ -141,6 +143,11 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with self._lock:  # the plan holds addresses of one step's gradients
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         bounds = self._bounds
         if bounds is None or not self._unchanged(bounds):
             bounds = self._bind()
@@ -156,7 +163,7 @@ class Optimizer(torch.optim.Optimizer):
                 self.last_step = StepInfo(norm, True)
                 for bound in bounds:
                     bound.release()
-                return loss
+                return
             grad_scale = max(1.0, (norm + _CLIP_EPS) / self._max_norm)
         for bound in bounds:
             bound.optimizer.max_value = self._max_value
@@ -167,11 +174,10 @@ class Optimizer(torch.optim.Optimizer):
         for bound, addresses in zip(bounds, grads, strict=True):
             bound.step(addresses, grad_scale)
             if self.beside:
-                self._write_beside(bound)
+                bound.write_beside(self._beside)
             if bound.unwritten:
                 self._write(bound)
         self.last_step = StepInfo(norm, False)
-        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):
@@ -363,7 +369,7 @@ class Optimizer(torch.optim.Optimizer):
                 arrays["lower"] = arrays["lower"].view(np.uint16)
         bound = Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
         bound.beside = {name: torch.ones(len(params), dtype=scalar_type(), device="cpu") for name in self.beside}
-        self._write_beside(bound)
+        bound.write_beside(self._beside)
         return bound
 
     def _write(self, bound: Bound) -> None:
@@ -389,12 +395,3 @@ class Optimizer(torch.optim.Optimizer):
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64, device="cpu")
         bound.unwritten = left
         self._states = KnownStates(self.state, self._numbers)
-
-    def _write_beside(self, bound: Bound) -> None:
-        known: dict[tuple[int, int], dict[str, float]] = {}
-        arrays = {name: numbers.numpy() for name, numbers in bound.beside.items()}
-        for i, (at, step) in enumerate(zip(bound.group_of, bound.plan.steps, strict=True)):
-            if (at, step) not in known:
-                known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
-            for name, value in known[at, step].items():
-                arrays[name][i] = value
