@@ -481,3 +481,16 @@ def test_rows_that_weigh_differently_beginning_with_one(retain):
         function(leaf, labels, reduction="none").backward(factor, retain_graph=retain)
         found.append(leaf.grad)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_lazily_negated_views_are_read_as_they_mean():
+    """Gradients of complex numbers' imaginary parts come as such views."""
+    rng = np.random.default_rng(6)
+    x, imaginary = torch.tensor(rng.standard_normal((6, 4))), torch.tensor(rng.standard_normal((6, 4)))
+    labels, found = torch.tensor([0, 1, 2, 3, 0, 1]), []
+    for package in (ours, torch.nn.functional):
+        leaf = x.clone().requires_grad_()
+        y = package.batch_norm(torch._neg_view(leaf), None, None, training=True)
+        y.backward(torch._neg_view(imaginary))
+        found.append([y.detach(), leaf.grad, package.cross_entropy(torch._neg_view(x), labels)])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
