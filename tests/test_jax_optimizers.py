@@ -334,6 +334,14 @@ def test_wrong_gradients_are_named(params, grads, error, message):
         fused.adam(0.1).update(grads, state_of(params), params)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "int32", "bool", "float16", "bfloat16"])
+def test_scalars_of_any_type_are_operands(dtype):
+    params = jnp.full(3, 2.0)
+    optimizer = fused.sgd(jnp.ones((), dtype))
+    new, _ = jax.jit(optimizer.apply)(params, jnp.full(3, 0.5), optimizer.init(params), jnp.ones((), dtype))
+    assert new.tolist() == [1.5] * 3
+
+
 def test_wrong_states_and_values_are_named():
     params = {"a": jnp.ones(3)}
     grads = params

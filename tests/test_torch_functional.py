@@ -467,3 +467,30 @@ def test_nothing_is_updated_by_a_call_that_fails():
         layer(X[:1])
     assert torch.equal(mean, torch.zeros(3))
     assert torch.equal(layer.running_var, torch.ones(3))
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_rows_that_weigh_differently_beginning_with_one(retain):
+    """A factor that is 1 in its first row alone is not 1."""
+    rng = np.random.default_rng(5)
+    x, labels = torch.tensor(rng.standard_normal((6, 4))), torch.tensor([0, 1, 2, 3, 0, 1])
+    factor = torch.tensor([1.0, 2.0, 0.5, 0.0, -1.0, 3.0], dtype=torch.float64)
+    found = []
+    for function in (ours.cross_entropy, torch.nn.functional.cross_entropy):
+        leaf = x.clone().requires_grad_()
+        function(leaf, labels, reduction="none").backward(factor, retain_graph=retain)
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_lazily_negated_views_are_read_as_they_mean():
+    """Gradients of complex numbers' imaginary parts come as such views."""
+    rng = np.random.default_rng(6)
+    x, imaginary = torch.tensor(rng.standard_normal((6, 4))), torch.tensor(rng.standard_normal((6, 4)))
+    labels, found = torch.tensor([0, 1, 2, 3, 0, 1]), []
+    for package in (ours, torch.nn.functional):
+        leaf = x.clone().requires_grad_()
+        y = package.batch_norm(torch._neg_view(leaf), None, None, training=True)
+        y.backward(torch._neg_view(imaginary))
+        found.append([y.detach(), leaf.grad, package.cross_entropy(torch._neg_view(x), labels)])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)

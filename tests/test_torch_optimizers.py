@@ -394,6 +394,133 @@ def test_states_that_are_replaced_are_followed(rng):
     assert_same_states(twins.optimizer, twins.twin, 1e-12)
 
 
+def test_states_that_move_are_followed():
+    """By .data, as what offloads states does it, and by share_memory_, which moves what is there."""
+    twins = Twins("Adam", {"lr": 0.01}, shapes=[(4000,), (5, 7)], dtype=np.float64)
+    twins.step()
+    for move in (
+        lambda state: setattr(state["exp_avg"], "data", state["exp_avg"].data.clone()),
+        lambda state: state["exp_avg_sq"].share_memory_(),
+        lambda state: state["step"].share_memory_(),
+    ):
+        for optimizer, params in ((twins.optimizer, twins.params), (twins.twin, twins.twins)):
+            for p in params:
+                move(optimizer.state[p])
+                optimizer.state[p]["exp_avg"].mul_(-2.0)
+                optimizer.state[p]["exp_avg_sq"].mul_(3.0)
+        twins.step()
+        twins.step()
+        twins.check()
+        assert_same_states(twins.optimizer, twins.twin, 1e-12)
+
+
+def test_a_parameter_that_is_cut_beside_an_old_gradient():
+    memory = torch.ones(6)
+    p = torch.nn.Parameter(memory)
+    optimizer = ours.SGD([p], lr=0.5)
+    p.grad = torch.ones(6)
+    optimizer.step()
+    p.data = p.data[:4]
+    with pytest.raises(ValueError, match="grad: expected shape"):
+        optimizer.step()
+    assert memory.tolist() == [0.5] * 6
+
+
+def test_a_parameter_of_another_type_where_it_lies():
+    memory = torch.ones(6, dtype=torch.float16)
+    p = torch.nn.Parameter(memory)
+    optimizer = ours.SGD([p], lr=0.5)
+    p.grad = torch.ones(6, dtype=torch.float16)
+    optimizer.step()
+    p.grad = None
+    p.data = memory.view(torch.bfloat16).fill_(1.0)
+    p.grad = torch.ones(6, dtype=torch.bfloat16)
+    optimizer.step()
+    assert p.tolist() == [0.5] * 6
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_weights_that_somebody_else_writes_reach_the_master_weights(master, half, rng):
+    if master == "split" and half == torch.float16:
+        pytest.skip("of bfloat16 alone")
+    p = torch.nn.Parameter(torch.tensor(numbers(rng, 100)).to(half))
+    optimizer = ours.SGD([p], lr=2.0**-12, master_weights=master)
+    p.grad = torch.ones_like(p)
+    for _ in range(3):
+        optimizer.step()
+    before = optimizer.state[p][{"float32": "master", "split": "lower"}[master]].clone()
+    with torch.no_grad():
+        p[:50] = 5.0
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert p[:50].tolist() == [5.0] * 50
+    after = optimizer.state[p][{"float32": "master", "split": "lower"}[master]]
+    assert torch.equal(after[50:], before[50:])
+    saved, changed = optimizer.state_dict(), torch.nn.Parameter(torch.full((100,), 3.0, dtype=half))
+    other = ours.SGD([changed], lr=0.5, master_weights=master)
+    other.load_state_dict(saved)
+    changed.grad = torch.zeros_like(changed)
+    other.step()
+    assert changed.tolist() == [3.0] * 100
+
+
+def test_gradients_live_until_the_step_is_made(monkeypatch):
+    """Another thread may drop them between the look at their addresses and the step; afterwards nothing holds them."""
+    import gc
+    import weakref
+
+    p = torch.nn.Parameter(torch.zeros(1 << 16))
+    optimizer = ours.SGD([p], lr=1.0, max_norm=1e9)
+    alive = []
+
+    def dropped(bound, addresses):
+        grad, p.grad = weakref.ref(p.grad), None
+        gc.collect()
+        alive.append(grad)
+        assert grad() is not None
+        return norm(bound, addresses)
+
+    kind = pytest.importorskip("onepass.torch._bound").Bound
+    norm = kind.norm
+    monkeypatch.setattr(kind, "norm", dropped)
+    for value in (1.0, np.inf):
+        p.grad = torch.full((1 << 16,), value)
+        optimizer.step()
+        gc.collect()
+        assert alive[-1]() is None
+    assert optimizer.last_step.skipped
+    assert torch.equal(p, torch.full((1 << 16,), -1.0))
+
+
+def test_threads_that_share_an_optimizer():
+    """Their steps come one after the other, each on gradients that live."""
+    import threading
+
+    params = [torch.nn.Parameter(torch.zeros(3000)) for _ in range(20)]
+    optimizer, failed = ours.SGD(params, lr=2.0**-10), []
+
+    def work():
+        try:
+            for _ in range(100):
+                for p in params:
+                    p.grad = torch.ones(3000)
+                optimizer.step()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    made = optimizer._bounds[0].plan.steps
+    for p, steps in zip(params, made, strict=True):
+        assert torch.equal(p, torch.full((3000,), -steps * 2.0**-10))
+    assert made == [300] * 20
+
+
 def test_a_state_that_is_forgotten_begins_anew():
     twins = Twins("AdamW", {"lr": 0.01}, dtype=np.float64)
     twins.step()
@@ -727,8 +854,14 @@ def test_a_gradient_that_is_a_negated_view():
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.complex(torch.ones(3), torch.ones(3)).conj().imag
     assert p.grad.is_neg()
+    optimizer = ours.SGD([p])
     with pytest.raises(ValueError, match="resolve_neg"):
-        ours.SGD([p]).step()
+        optimizer.step()
+    p.grad = p.grad.resolve_neg()
+    optimizer.step()
+    p.grad = torch._neg_view(p.grad)  # as it lay in the step before
+    with pytest.raises(ValueError, match="resolve_neg"):
+        optimizer.step()
 
 
 def test_memory_that_is_shared():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from onepass import kernels
@@ -79,6 +78,4 @@ def _kind(x: Any) -> tuple[tuple[int, ...], Any]:
 
 def _scalar(value: Any) -> Any:
     """Of a type that the handler reads."""
-    if jax.numpy.issubdtype(value.dtype, jax.numpy.integer) and value.dtype.itemsize in (4, 8):
-        return value
-    return value if value.dtype in (np.float32, np.float64) else value.astype(np.float32)
+    return value if value.dtype in (np.int32, np.int64, np.float32, np.float64) else value.astype(np.float32)

@@ -1,7 +1,8 @@
 """An optimizer of onepass.optim on the memory of tensors.
 
 torch's optimizer keeps states as tensors, and gradients come as new tensors in every step. What lies where is looked at
-once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient.
+once, and compared with what is there in each step: addresses, strides, shapes and types. Nothing holds a gradient after
+the step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onepass.torch._tensors import Array, array, check_grad, is_distributed, loc
 _address: Callable[[Tensor], int] = Tensor.data_ptr
 _stride: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
 _is_contiguous: Callable[[Tensor], bool] = Tensor.is_contiguous
+_is_negated: Callable[[Tensor], bool] = Tensor.is_neg
 
 Addresses = list[int | None]
 
@@ -80,7 +82,7 @@ def on_tensors(rule: type[optim.Optimizer]) -> type[OnTensors]:
 
 
 class ReshapedError(Exception):
-    """A gradient has another shape than before, so that its parameter has: all must be looked at again."""
+    """A gradient has another shape or type than before, as its parameter has: all must be looked at again."""
 
 
 class Bound:
@@ -115,15 +117,18 @@ class Bound:
         self.steps = torch.tensor(
             steps, dtype=scalar_type(), device="cpu"
         )  # what torch shows of them; (number of parameters,)
-        self._numbers = self.steps.numpy()
-        self._known = self._numbers.tobytes()
+        self._known = self.steps.numpy().tobytes()
         self.beside: dict[str, Tensor] = {}  # other numbers that torch shows, each (number of parameters,)
         self.unwritten = list(range(len(self.params)))  # those whose states the caller has not been given
         own = self._own()
         self._addresses, self._strides = list(map(_address, own)), list(map(_stride, own))
+        self._bytes, self._types = [p.nbytes for p in own], [p.dtype for p in own]
         self._gaps = [i for i, tensor in enumerate(own) if not tensor.is_contiguous()]
         unseen: list[Any] = [None] * len(self.params)
         self._held: list[Tensor | None] = []
+        weights, params = self.optimizer.weights, self.optimizer._params
+        self._masters = [i for i, param in enumerate(params) if weights[i] is not param]
+        self._adopt()
         self._grads = (unseen, list(unseen), list(unseen))  # strides, shapes and types
 
     def _own(self) -> list[Tensor]:
@@ -133,18 +138,47 @@ class Bound:
     def unchanged(self) -> bool:
         """Whether the parameters lie where they lay, and nobody has changed a step count.
 
-        Shapes are seen by those of the gradients; of parameters without gaps, these and the address say all.
+        Shapes and types are seen by those of the gradients, which the number of bytes must fit; of parameters without
+        gaps, these and the address say all.
         """
         own = self._own()
-        if list(map(_address, own)) != self._addresses or self._numbers.tobytes() != self._known:
+        if list(map(_address, own)) != self._addresses or [p.nbytes for p in own] != self._bytes:
             return False
+        if self.steps.numpy().tobytes() != self._known:  # asked anew: share_memory_ moves it
+            return False
+        if self._masters and self._versions_of_masters() != self._versions:
+            self._adopt()
         if not self._gaps:
             return all(map(_is_contiguous, own))
         return list(map(_stride, own)) == self._strides
 
+    def _versions_of_masters(self) -> list[int | None]:
+        own = self._own()
+        return [None if own[i].is_inference() else own[i]._version for i in self._masters]
+
+    def _adopt(self) -> None:
+        """Takes what somebody else has written to a parameter (model.load_state_dict, say) into its master weights.
+
+        Those of elements that are still the rounded master weights keep their lower bits.
+        """
+        for i in self._masters:
+            param, master = local(self.params[i]).detach(), torch.from_numpy(self.optimizer.weights[i])
+            master.copy_(torch.where(master.to(param.dtype) == param, master, param.float()))
+        self._versions = self._versions_of_masters()
+
     def kept(self, i: int) -> dict[str, Array]:
         """What a parameter has, by our names: states, master, lower."""
         return self.optimizer._kept(i)
+
+    def write_beside(self, numbers: Callable[[int, Mapping[str, Any]], dict[str, float]]) -> None:
+        """Shows the numbers that follow from a parameter's step count and its group's options."""
+        known: dict[tuple[int, int], dict[str, float]] = {}
+        arrays = {name: shown.numpy() for name, shown in self.beside.items()}
+        for i, (at, step) in enumerate(zip(self.group_of, self.plan.steps, strict=True)):
+            if (at, step) not in known:
+                known[at, step] = numbers(step, self.optimizer.param_groups[at])
+            for name, value in known[at, step].items():
+                arrays[name][i] = value
 
     def check_options(self) -> None:
         """Refuses what must not be; as the step would, but before another one has stepped."""
@@ -156,9 +190,11 @@ class Bound:
         grads: list[Tensor | None] = [p.grad for p in self.params]
         if self.distributed:
             grads = list(map(_local_grad, self.params, grads))
-            self._held = grads  # what was made here lives until the next step
+        self._held = grads  # until the step is made: another thread may drop them
         present = [grad for grad in grads if grad is not None]
         whole = len(present) == len(grads)
+        if any(map(_is_negated, present)):
+            self._check(grads)
         try:
             addresses: Addresses = list(map(_address, present))
             strides = list(map(_stride, present))
@@ -176,7 +212,7 @@ class Bound:
                 addresses.append(None)
                 continue
             address, *look = next(looks)
-            if seen[i][1] not in (None, look[1]):
+            if seen[i][1] not in (None, look[1]) or local(self.params[i]).dtype != self._types[i]:
                 raise ReshapedError
             if tuple(look) != seen[i]:
                 self._show(i, grad)
@@ -184,6 +220,10 @@ class Bound:
                     kept[i] = value
             addresses.append(address)
         return addresses
+
+    def release(self) -> None:
+        """Lets go of the gradients whose addresses were given."""
+        self._held = []
 
     def _check(self, grads: Sequence[Tensor | None]) -> None:
         for i, grad in enumerate(grads):
@@ -200,18 +240,19 @@ class Bound:
 
     def step(self, addresses: Addresses, grad_scale: float) -> StepInfo:
         info = self.optimizer.step(addresses, grad_scale)  # type: ignore[arg-type]
-        moved = self.params
+        moved, numbers = self.params, self.steps.numpy()
         if None in addresses:
             made = [address is not None for address in addresses]
             moved = [p for p, own in zip(moved, made, strict=True) if own]
-            self._numbers += made
+            numbers += made
         else:
-            self._numbers += 1
-        self._known = self._numbers.tobytes()
+            numbers += 1
+        self._known = numbers.tobytes()
         increment_versions(moved)
         if self.distributed:
             increment_versions([own for p in moved if (own := local(p)) is not p])
-            self._held = []
+        self.release()
+        self._versions = self._versions_of_masters()
         return info
 
 

@@ -13,8 +13,11 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """A view of the tensor's memory; of bfloat16 its bits in uint16."""
+    """A view of the tensor's memory; of bfloat16 its bits in uint16. A lazily negated view (of complex numbers) is read
+    as a copy, as torch's operators do."""
     tensor = tensor.detach()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     numbers: NDArray[Any] = tensor.numpy()

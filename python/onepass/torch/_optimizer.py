@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onepass import optim
-from onepass._core import same_objects, same_values
+from onepass._core import same_objects
 from onepass._storage import memory_axes
 from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
@@ -21,6 +22,7 @@ from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
 from onepass.torch._options import differ, is_plain, number_of
+from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -48,7 +50,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dtype: "float32" (float64 beside float64 parameters), "bfloat16" or "float8", 8-bit blocks; see
             :class:`onepass.optim.Optimizer`. torch keeps states in the parameter's type; here bfloat16 parameters have
             float32 states by default.
-        master_weights: "float32" or "split", for float16 and bfloat16 parameters: the weights have 32 bits.
+        master_weights: "float32" or "split", for float16 and bfloat16 parameters: the weights have 32 bits. What
+            else writes to a parameter (``model.load_state_dict``) is seen unless it goes by ``p.data``, as by autograd.
         stochastic_rounding, seed: of what is stored in fewer bits than float32.
 
     States are tensors in ``self.state[p]`` under torch's names, beside ``step``; ``master``, ``lower`` (int16) and
@@ -96,7 +99,9 @@ class Optimizer(torch.optim.Optimizer):
         self._template = self.rule([np.zeros(1, np.float32)], dtype="bfloat16", **self._arguments())
         self._names = tuple([name for name in self.defaults if name in self._template._options])
         self._values = itemgetter(*self._names)
+        self._numbers = frozenset({"step", "axes", *self.beside})
         self._bounds: list[Bound] | None = None
+        self._lock = threading.RLock()
         self.last_step = StepInfo(None, False)
 
     # ---- what a subclass says
@@ -138,6 +143,11 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with self._lock:  # the plan holds addresses of one step's gradients
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         bounds = self._bounds
         if bounds is None or not self._unchanged(bounds):
             bounds = self._bind()
@@ -151,7 +161,9 @@ class Optimizer(torch.optim.Optimizer):
             norm = self._norm(bounds, grads)
             if not math.isfinite(norm):
                 self.last_step = StepInfo(norm, True)
-                return loss
+                for bound in bounds:
+                    bound.release()
+                return
             grad_scale = max(1.0, (norm + _CLIP_EPS) / self._max_norm)
         for bound in bounds:
             bound.optimizer.max_value = self._max_value
@@ -162,11 +174,10 @@ class Optimizer(torch.optim.Optimizer):
         for bound, addresses in zip(bounds, grads, strict=True):
             bound.step(addresses, grad_scale)
             if self.beside:
-                self._write_beside(bound)
+                bound.write_beside(self._beside)
             if bound.unwritten:
                 self._write(bound)
         self.last_step = StepInfo(norm, False)
-        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):
@@ -275,7 +286,7 @@ class Optimizer(torch.optim.Optimizer):
     def _unchanged(self, bounds: Sequence[Bound]) -> bool:
         """Whether all is where it was; options that were assigned are handed on."""
         groups = self.param_groups
-        if len(groups) != len(self._members) or not same_values(self.state, self._states):
+        if len(groups) != len(self._members) or not self._states.unchanged(self.state):
             return False
         for group, members in zip(groups, self._members, strict=True):
             if type(group["params"]) is not list or not same_objects(group["params"], members):
@@ -301,10 +312,6 @@ class Optimizer(torch.optim.Optimizer):
         self._seen[at] = values
         # what can be assigned in place is read in every step
         self._variable[at] = not all(map(is_plain, values))
-
-    def _all_states(self) -> list[Any]:
-        entries = [entry.values() for entry in self.state.values() if isinstance(entry, dict)]
-        return list(chain.from_iterable(entries))
 
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
@@ -345,7 +352,7 @@ class Optimizer(torch.optim.Optimizer):
             self._see(at, self._values(group))
         for bound in bounds:
             self._write(bound)
-        self._states = self._all_states()
+        self._states = KnownStates(self.state, self._numbers)
         self._bounds = bounds
         return bounds
 
@@ -362,7 +369,7 @@ class Optimizer(torch.optim.Optimizer):
                 arrays["lower"] = arrays["lower"].view(np.uint16)
         bound = Bound(self.rule, groups, found, [steps_made(entry) for entry in entries], self._arguments())
         bound.beside = {name: torch.ones(len(params), dtype=scalar_type(), device="cpu") for name in self.beside}
-        self._write_beside(bound)
+        bound.write_beside(self._beside)
         return bound
 
     def _write(self, bound: Bound) -> None:
@@ -387,13 +394,4 @@ class Optimizer(torch.optim.Optimizer):
             if storage.state_dtype == "float8" and update.states and "axes" not in entry:
                 entry["axes"] = torch.tensor(memory_axes(bound.optimizer.weights[i]), dtype=torch.int64, device="cpu")
         bound.unwritten = left
-        self._states = self._all_states()
-
-    def _write_beside(self, bound: Bound) -> None:
-        known: dict[tuple[int, int], dict[str, float]] = {}
-        arrays = {name: numbers.numpy() for name, numbers in bound.beside.items()}
-        for i, (at, step) in enumerate(zip(bound.group_of, bound.plan.steps, strict=True)):
-            if (at, step) not in known:
-                known[at, step] = self._beside(step, bound.optimizer.param_groups[at])
-            for name, value in known[at, step].items():
-                arrays[name][i] = value
+        self._states = KnownStates(self.state, self._numbers)
