@@ -66,6 +66,8 @@ class Optimizer:
     parameters, 0 before the first. Nothing else is remembered: ``load_state_dict`` leaves an optimizer its schedules,
     and they go on at the loaded step counts.
 
+    One thread at a time may step an optimizer; several optimizers may step at once.
+
     Attributes:
         param_groups: dictionaries of ``params`` and options; options may be assigned between steps.
         weights: what the steps are made on: the parameters, or their float32 master weights.
