@@ -18,7 +18,12 @@ set(ONEPASS_ISA_LEVELS "${levels}" CACHE STRING "Instruction-set levels to build
 # Always optimized, also in debug builds; never fused multiply-add, never link-time optimized: the bits are part of the
 # contract. -fno-math-errno and -fno-trapping-math change no bit and let sqrt and selects vectorize. Sanitized kernels
 # are compiled with -O1, to the same bits in a third of the time.
-set(ONEPASS_KERNEL_FLAGS $<IF:$<BOOL:${ONEPASS_SANITIZE}>,-O1,-O3> -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-lto -fno-exceptions -fno-rtti)
+if(ONEPASS_SANITIZE)
+  set(ONEPASS_KERNEL_FLAGS -O1)
+else()
+  set(ONEPASS_KERNEL_FLAGS -O3)
+endif()
+list(APPEND ONEPASS_KERNEL_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-lto -fno-exceptions -fno-rtti)
 
 function(onepass_add_isa_levels)
   cmake_parse_arguments(PARSE_ARGV 0 arg "" "OBJECTS;INCLUDE_DIR" "")
