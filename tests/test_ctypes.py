@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -181,9 +180,7 @@ def test_a_forked_child_does_not_wait_for_the_hosts_threads(library):
         library.onepass_set_parallel_for(parallel_for, None, 2)
         try:
             assert softmax(library, x, np.empty_like(x))[0] == 0
-            with warnings.catch_warnings():  # of JAX, if a test before this one has imported it
-                warnings.simplefilter("ignore")
-                child = os.fork()
+            child = os.fork()
             if child == 0:
                 signal.alarm(10)  # its end, should it wait for threads that it does not have
                 os._exit(softmax(library, x, np.empty_like(x))[0])
