@@ -272,3 +272,31 @@ def test_more_elements_than_fit_into_31_bits():
     three = np.array(3.0, BF16).view(U16)
     for at in range(0, n, 1 << 28):
         assert (param[at : at + (1 << 28)] == three).all()
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 64, 1000])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_states_begin_at_a_cache_line_and_have_places_of_their_own_in_a_page(state_dtype, offset):
+    memory = np.zeros((1 << 18) + 4096, np.float32)
+    for size in (7, 1 << 18):
+        param = memory[(offset - memory.ctypes.data % 4096) % 4096 // 4 :][:size]
+        optimizer = optim.Adam([param], state_dtype=state_dtype)
+        states = [optimizer.state_dict()["state"][0][name] for name in ("exp_avg", "exp_avg_sq")]
+        assert [state.ctypes.data % 64 for state in states] == [0, 0]
+        assert all(not state.any() and state.flags.c_contiguous for state in states)
+        if size > 7:
+            places = [(state.ctypes.data - param.ctypes.data // 64 * 64) % 4096 for state in states]
+            assert places == [1024, 2048]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (5, 7, 3), (300, 400)])
+def test_states_lie_as_their_parameter(shape, rng):
+    for axes in (range(len(shape)), reversed(range(len(shape)))):
+        param = rng.standard_normal(shape).astype(np.float32).transpose(list(axes))
+        state = optim.SGD([param], momentum=0.9).state_dict()["state"][0]["momentum_buffer"]
+        assert state.shape == param.shape
+        if param.size == 0:
+            continue
+        assert [s for s, n in zip(state.strides, state.shape, strict=True) if n > 1] == [
+            s for s, n in zip(param.strides, param.shape, strict=True) if n > 1
+        ]

