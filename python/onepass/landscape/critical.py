@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onepass.landscape.curvature import at_the_critical_point, curvature, unknown
+from onepass.landscape.curvature import DENSE, at_the_critical_point, curvature, unknown
 from onepass.landscape.differences import EPS
 from onepass.landscape.function import Array, Function, Theta, check_count, norm
 from onepass.landscape.minimum_ratio import minimum_ratio
@@ -17,7 +17,6 @@ from onepass.landscape.verdict import Verdict, judge
 
 __all__ = ["CriticalPoint", "check_dense", "check_gtol", "check_result", "critical_point"]
 
-DENSE = 300  # parameters up to which the whole Hessian is computed
 GRADIENT_SHARE = 1e-5  # of the gradient a distance of one away; SciPy's BFGS stops at 1e-5
 NEARNESS = 1e-2  # how far away a critical point may be at most, by the stiffest curvature
 _WHAT: dict[Verdict, str] = {

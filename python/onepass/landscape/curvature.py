@@ -14,8 +14,9 @@ from onepass.landscape.function import Array, Function, norm
 from onepass.landscape.operators import hessian, hessian_operator
 from onepass.landscape.spectrum import eigenpairs, products
 
-__all__ = ["Curvature", "End", "at_the_critical_point", "curvature", "hessian_at", "unknown"]
+__all__ = ["DENSE", "Curvature", "End", "at_the_critical_point", "curvature", "hessian_at", "unknown"]
 
+DENSE = 300  # parameters up to which the whole Hessian is computed
 TOLERANCES = (1e-4, 1e-6, 1e-9)  # of Lanczos, against the norm of H; the next where one leaves a sign open
 PROBES = 3  # random vectors that tell whether H is symmetric
 KRYLOV = 20  # steps of MINRES

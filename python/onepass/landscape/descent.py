@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from onepass._extras import require
-from onepass.landscape.curvature import hessian_at
+from onepass.landscape.curvature import DENSE, hessian_at
 from onepass.landscape.function import Array
 from onepass.landscape.walk import Walk
 
-__all__ = ["DENSE", "descend", "trust_region"]
+__all__ = ["descend", "trust_region"]
 
-DENSE = 300  # parameters up to which Hessians are dense
 POLISHING = 10  # Newton's steps that follow L-BFGS at most
 KRYLOV = 100  # iterations of MINRES in one of them
 ROUNDING = 1e-6  # some units of the last place of a loss that is computed in float32

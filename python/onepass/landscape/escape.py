@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from onepass.landscape.critical import CriticalPoint, check_dense, check_gtol, critical_point
-from onepass.landscape.descent import DENSE, descend, trust_region
+from onepass.landscape.curvature import DENSE
+from onepass.landscape.descent import descend, trust_region
 from onepass.landscape.function import Array, Function, Theta, check_count
 from onepass.landscape.negative_curvature import along_negative_curvature
 from onepass.landscape.perturbed import ATTEMPTS, gradient_descent, lower_after_displacement

@@ -12,7 +12,7 @@ import numpy as np
 from onepass.landscape import plots
 from onepass.landscape.directions import Array, Directions, points_of, random_direction
 from onepass.landscape.evaluation import losses_at
-from onepass.landscape.function import Function
+from onepass.landscape.function import Function, check_count
 
 __all__ = ["Line", "Plane", "line", "plane"]
 
@@ -115,10 +115,7 @@ class Plane:
         """
         if kind not in ("contour", "3d"):
             raise ValueError(f"kind is {kind!r}, expected 'contour' or '3d'")
-        if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)):
-            raise TypeError(f"levels is {levels!r:.60}, expected an integer")
-        if levels < 2:
-            raise ValueError(f"levels is {levels}, expected >= 2")
+        check_count("levels", levels, 2)
         path = None if trajectory is None else self.project(trajectory)[0]
         if kind == "3d":
             return plots.draw_surface(self, ax, path)
@@ -150,13 +147,6 @@ def _covering(points: Array, square: bool) -> list[tuple[float, float]]:
     extent[(extent == 0) | square] = extent.max() or 1.0
     middle, half = (low + high) / 2, (0.5 + MARGIN) * extent
     return [(float(a), float(b)) for a, b in zip(middle - half, middle + half, strict=True)]
-
-
-def _check_points(points: Any) -> None:
-    if isinstance(points, bool) or not isinstance(points, (int, np.integer)):
-        raise TypeError(f"points is {points!r:.60}, expected an integer")
-    if points < 2:
-        raise ValueError(f"points is {points}, expected >= 2")
 
 
 def _check_progress(progress: Any) -> None:
@@ -219,7 +209,7 @@ def line(
     >>> found.positions, found.losses
     (array([0. , 0.5, 1. , 1.5, 2. ]), array([1.  , 0.25, 0.  , 0.25, 1.  ]))
     """
-    _check_points(points)
+    check_count("points", points, 2)
     _check_progress(progress)
     if direction is None:
         raise TypeError("direction is missing; make one with random_direction or directions_between")
@@ -281,7 +271,7 @@ def plane(
     >>> found.project(np.array([[0.5, 2.0]]))
     (array([[0.5, 2. ]]), array([0.]))
     """
-    _check_points(points)
+    check_count("points", points, 2)
     _check_progress(progress)
     if isinstance(directions, Directions) and len(directions.vectors) != 2:
         raise ValueError(f"directions has {len(directions.vectors)} vectors, expected two; line takes one")
