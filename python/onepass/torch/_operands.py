@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from onepass.torch._tensors import FLOATS, Array, array as memory_of
 
 
-def array(tensor: Tensor) -> NDArray[Any]:
-    """A view of the tensor's memory; of bfloat16 its bits in uint16. A lazily negated view (of complex numbers) is read
-    as a copy, as torch's operators do."""
-    tensor = tensor.detach()
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
-    numbers: NDArray[Any] = tensor.numpy()
-    return numbers
+def array(tensor: Tensor) -> Array:
+    """A view of the tensor's memory. A lazily negated view (of complex numbers) is read as a copy, as torch's operators
+    do."""
+    return memory_of(tensor.detach().resolve_neg() if tensor.is_neg() else tensor)
 
 
-def optional_array(tensor: Tensor | None) -> NDArray[Any] | None:
+def optional_array(tensor: Tensor | None) -> Array | None:
     return None if tensor is None else array(tensor)
 
 
