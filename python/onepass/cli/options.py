@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from onepass.cli.results import ACTIVATIONS
 from onepass.cli.schedules import SCHEDULES
-from onepass.lecture import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +43,14 @@ Labels are the integers 0 .. C-1. Without a test set a fixed fifth of every clas
 
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
+
+    closing: Callable[[], str] | None = None
+    """What stands at the end of the help, made when it is asked for."""
+
+    def format_help(self) -> str:
+        if self.closing is not None:
+            self.epilog = self.closing()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"onepass: {message}\n")
@@ -94,7 +101,15 @@ def _nonempty(text: str) -> str:
     return text
 
 
+def _chapters() -> str:
+    from onepass.lecture import find
+
+    return f"the chapters: {', '.join(find.names()) or 'none found'}"
+
+
 def _chapter(text: str) -> str:
+    from onepass.lecture import find
+
     names = find.names()
     if text not in names:
         raise argparse.ArgumentTypeError(f"{text!r:.40} is no chapter, expected one of {', '.join(names)}")
@@ -155,15 +170,14 @@ def parser(version: str) -> Parser:
     _trained(export)
     export.add_argument("file", nargs="?", type=_nonempty, metavar="FILE.onnx", help="default: FOLDER/model.onnx")
     export.add_argument("--softmax", action="store_true", help="probabilities in place of logits")
-    _lecture_options(
-        commands.add_parser(
-            "lecture",
-            help="the pictures of the lecture, as a page",
-            description="Compute every picture of the lecture on why training fails and what helps; write them, their "
-            "numbers, and one HTML page that explains them.",
-            epilog=f"the chapters: {', '.join(find.names()) or 'none found'}",
-        )
+    lecture = commands.add_parser(
+        "lecture",
+        help="the pictures of the lecture, as a page",
+        description="Compute every picture of the lecture on why training fails and what helps; write them, their "
+        "numbers, and one HTML page that explains them.",
     )
+    lecture.closing = _chapters
+    _lecture_options(lecture)
     commands.add_parser("info", help="version, instruction-set levels, threads, OpenMP runtimes")
     return top
 
