@@ -15,7 +15,7 @@ from bench.case import Case, Contender, Entry, Goal, label
 from bench.cases.many_tensors import MLP, mixed
 from bench.contenders import onepass_updates, torch_updates
 from bench.contenders.native_calls import recorded
-from bench.contenders.problem import STEPS, Problem, class_options
+from bench.contenders.problem import STEPS, Problem
 from bench.selection import Selection
 
 NATIVE = "native call alone"
@@ -29,14 +29,7 @@ Step = tuple[Callable[[], object], list[Any]]
 
 
 def _ours(problem: Problem, module: str = "onepass.torch", **switches: Any) -> Step:
-    torch = peers.load("torch")
-    found = class_options(problem)
-    assert found is not None
-    name, options = found
-    params = problem.params()
-    tensors = [torch.from_numpy(param).requires_grad_() for param in params]
-    for tensor, grad in zip(tensors, problem.grads(), strict=True):
-        tensor.grad = torch.from_numpy(grad)
+    name, options, params, tensors = torch_updates.tensors_of(problem)
     return getattr(peers.load(module), name)(tensors, **options, **switches).step, params
 
 

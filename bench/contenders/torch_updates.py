@@ -12,15 +12,21 @@ CLASSES = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")  # torch 2.13, CPU
 
 
-def _make(problem: Problem, fused: bool, foreach: bool, compiled: bool = False) -> Contender:
+def tensors_of(problem: Problem) -> tuple[str, dict[str, Any], list[Any], list[Any]]:
+    """torch's class and its options, the arrays that are updated, and tensors on their memory, with gradients."""
     torch = peers.load("torch")
     found = class_options(problem)
     assert found is not None
-    name, options = found
     params = problem.params()
     tensors = [torch.from_numpy(param).requires_grad_() for param in params]
     for tensor, grad in zip(tensors, problem.grads(), strict=True):
         tensor.grad = torch.from_numpy(grad)
+    return (*found, params, tensors)
+
+
+def _make(problem: Problem, fused: bool, foreach: bool, compiled: bool = False) -> Contender:
+    torch = peers.load("torch")
+    name, options, params, tensors = tensors_of(problem)
     switches: dict[str, Any] = {"fused": True} if fused else {"foreach": foreach}
     optimizer = getattr(torch.optim, name)(tensors, **options, **switches)
     step = torch.compile(optimizer.step) if compiled else optimizer.step
