@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 import pytest
+from cross_entropy_options import OPTIONS, ids
 
 from onepass import kernels
 
@@ -19,19 +20,11 @@ ours = importlib.import_module("onepass.torch")
 F = torch.nn.functional
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-OPTIONS = [
-    {"reduction": reduction, "label_smoothing": smoothing, "weighted": weighted}
-    for reduction, smoothing, weighted in itertools.product(["mean", "sum", "none"], [0.0, 0.1], [False, True])
-]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20240607)
-
-
-def ids(value):
-    return ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def ulps(actual, expected, scale):

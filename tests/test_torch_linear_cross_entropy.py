@@ -9,6 +9,7 @@ import importlib
 import itertools
 
 import pytest
+from cross_entropy_options import OPTIONS, ids
 
 from onepass import kernels
 
@@ -17,19 +18,10 @@ torch = pytest.importorskip("torch")
 ours = importlib.import_module("onepass.torch")
 F = torch.nn.functional
 
-OPTIONS = [
-    {"reduction": reduction, "label_smoothing": smoothing, "weighted": weighted}
-    for reduction, smoothing, weighted in itertools.product(["mean", "sum", "none"], [0.0, 0.1], [False, True])
-]
-
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20240607)
-
-
-def ids(value):
-    return ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def make(rows, dtype=torch.float64, kind="labels", features=6, classes=11):

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from functools import partial
 
 import pytest
+from cross_entropy_options import OPTIONS, ids
 
 torch = pytest.importorskip("torch")
 ours = importlib.import_module("onepass.torch")
 F = torch.nn.functional
 
-OPTIONS = [
-    {"reduction": reduction, "label_smoothing": smoothing, "weighted": weighted}
-    for reduction, smoothing, weighted in itertools.product(["mean", "sum", "none"], [0.0, 0.1], [False, True])
-]
-
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20240607)
-
-
-def ids(value):
-    return ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def targets(kind, shape, dtype=torch.float64):
