@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -236,3 +238,45 @@ def test_cffi_reads_the_header_and_makes_a_step(rng):
     assert lib.onepass_adam(plan[0], hyper, 1, 0) == lib.ONEPASS_OK
     lib.onepass_plan_destroy(plan[0])
     assert_same_bits(param, expected)
+
+
+def test_an_openmp_runtime_of_the_process_lends_its_threads():
+    """Found behind a handle, or among the process's own symbols; with the same bits; none is an error."""
+    code = f"""
+        import ctypes, os, sys
+        import numpy as np
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_ctypes as own
+        library = ctypes.CDLL({str(onepass.get_library())!r})
+        library.onepass_set_parallel_for.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+        library.onepass_openmp_threads.argtypes = (ctypes.c_void_p,)
+        library.onepass_find_openmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        library.onepass_last_error.restype = ctypes.c_char_p
+        parallel_for, host = ctypes.c_void_p(), ctypes.c_void_p()
+        found = lambda handle: library.onepass_find_openmp(handle, ctypes.byref(parallel_for), ctypes.byref(host))
+        tasks = lambda: len(os.listdir("/proc/self/task"))
+        assert found(None) == 7 and b"GOMP_parallel" in library.onepass_last_error()
+        assert library.onepass_find_openmp(None, None, None) == 4
+        x = np.random.default_rng(0).standard_normal((2000, 300)).astype(np.float32)
+        alone, out = np.empty_like(x), np.empty_like(x)
+        assert own.softmax(library, x, alone, 1)[0] == 0
+        gomp = ctypes.CDLL("libgomp.so.1")
+        assert found(gomp._handle) == 0
+        assert library.onepass_openmp_threads(host) == 3
+        start = tasks()
+        assert library.onepass_set_parallel_for(parallel_for, host, 3) == 0
+        assert own.softmax(library, x, out)[0] == 0
+        assert (out == alone).all()
+        print(tasks() - start, library.onepass_openmp_threads(None))
+        first = host.value
+        ctypes.CDLL("libgomp.so.1", ctypes.RTLD_GLOBAL)
+        assert found(None) == 0 and host.value == first
+    """
+    if not os.path.exists("/proc/self/task"):
+        pytest.skip("reads /proc")
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["2", "1"]

@@ -39,16 +39,16 @@ def _alone(problem: Problem) -> Contender:
 
 
 def _native(problem: Problem) -> Contender:
-    """The first step makes the states, too; its last call is the one that the others repeat."""
+    """The first step makes the states, too; what the others repeat of it goes to torch's threads, steps and leaves."""
     step, params = _ours(problem)
-    call: Callable[[], object] | None = None
+    calls: list[Callable[[], object]] = []
 
     def run() -> None:
-        nonlocal call
-        if call is None:
-            call = recorded(step)[-1]
+        if not calls:
+            calls.extend(call for call in recorded(step) if call.func.__name__ in ("enter", "step_at", "leave"))
         else:
-            call()
+            for call in calls:
+                call()
 
     return Contender(run, lambda: problem.result(params))
 

@@ -2,6 +2,7 @@
 #include "api/arrays.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/host.hpp"
+#include "runtime/openmp.hpp"
 #include "runtime/team.hpp"
 #include "runtime/threads.hpp"
 
@@ -40,6 +41,22 @@ onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void*
   runtime::set_host(parallel_for, host);
   runtime::set_host_threads(parallel_for != nullptr ? threads : 0);
   return ONEPASS_OK;
+}
+
+onepass_status onepass_find_openmp(void* library, onepass_parallel_for* parallel_for, void** host) {
+  return api::guarded([&] {
+    if (parallel_for == nullptr || host == nullptr)
+      return api::fail(ONEPASS_INVALID_VALUE, "parallel_for, host: are NULL, expected where to put them");
+    runtime::OpenMp* const found = runtime::find_openmp(library);
+    if (found == nullptr)
+      return api::fail(ONEPASS_UNAVAILABLE, "OpenMP: the process has no runtime with GOMP_parallel; load one first");
+    *parallel_for = runtime::openmp_parallel_for;
+    *host = found;
+    return ONEPASS_OK;
+  });
+}
+int32_t onepass_openmp_threads(const void* host) {
+  return host == nullptr ? 1 : runtime::openmp_threads(static_cast<const runtime::OpenMp*>(host));
 }
 
 onepass_status onepass_stream_limit(const onepass_array* arrays, size_t reads, size_t updates, size_t writes,

@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_activations(m);
   register_losses(m);
   register_images(m);
+  register_tensors(m);
   register_xla(m);
 }

@@ -16,4 +16,5 @@ void register_layers(py::module_& m);
 void register_activations(py::module_& m);
 void register_losses(py::module_& m);
 void register_images(py::module_& m);
+void register_tensors(py::module_& m);
 void register_xla(py::module_& m);

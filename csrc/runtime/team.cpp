@@ -17,6 +17,7 @@
 #endif
 
 #include "runtime/host.hpp"
+#include "runtime/shares.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/threads.hpp"
 
@@ -44,10 +45,6 @@ inline void pause() {
 #endif
 }
 
-struct alignas(64) Share {
-  std::atomic<std::int64_t> next{0};  // first task that nobody has taken
-  std::int64_t end = 0;
-};
 struct alignas(64) Worker {
   std::atomic<std::uint32_t> job{0};  // the number of the job that it is called to
   pthread_t thread{};
@@ -65,9 +62,7 @@ struct Team {
   alignas(64) std::atomic<std::uint64_t> ticket{kClosed};
   Body body = nullptr;
   void* context = nullptr;
-  int shares = 0;
-  std::int64_t chunk = 0;
-  Share share[kMaxTeam];
+  Shares shares;
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
@@ -142,14 +137,9 @@ void Team::serve(int own) {
 void Team::work(int own) noexcept {
   const FlushSubnormals flush;
   try {
-    for (int k = 0; k < shares; ++k) {
-      Share& s = share[(own + k) % shares];
-      while (!failed.load(std::memory_order_relaxed)) {
-        const std::int64_t begin = s.next.fetch_add(chunk, std::memory_order_relaxed);
-        if (begin >= s.end) break;
-        body(context, begin, std::min(begin + chunk, s.end));
-      }
-    }
+    shares.take(own, [&](std::int64_t begin, std::int64_t end) {
+      if (!failed.load(std::memory_order_relaxed)) body(context, begin, end);
+    });
   } catch (...) {
     if (!failed.exchange(true)) error = std::current_exception();
   }
@@ -160,17 +150,12 @@ void Team::run(int threads, std::int64_t tasks, Body task, void* with) {
   if (workers < threads - 1) hire(threads - 1);
   body = task;
   context = with;
-  shares = std::min(threads, workers + 1);
-  chunk = std::max<std::int64_t>(1, tasks / (shares * kChunksPerShare));
-  for (int s = 0; s < shares; ++s) {
-    share[s].next.store(tasks * s / shares, std::memory_order_relaxed);
-    share[s].end = tasks * (s + 1) / shares;
-  }
+  shares.cut(std::min(threads, workers + 1), tasks, kChunksPerShare);
   failed.store(false, std::memory_order_relaxed);
   const auto number = static_cast<std::uint32_t>(ticket.load(std::memory_order_relaxed) >> 32) + 1;
   ticket.store(std::uint64_t{number} << 32, std::memory_order_release);
   keep_off_caller_cpu();
-  for (int w = 0; w + 1 < shares; ++w) {
+  for (int w = 0; w + 1 < shares.count(); ++w) {
     worker[w].job.store(number, std::memory_order_release);
     worker[w].job.notify_one();
   }

@@ -1,9 +1,7 @@
 // The one team of threads. Work is a number of tasks that write apart from one another.
 //
-// Nobody waits for a thread that has not begun: each thread takes chunks of its own consecutive share of the tasks, so
-// that it streams through memory and meets the same data again in the next call, and then what is left of the others'.
-// A thread that another pool (BLAS, OpenMP) keeps from its core therefore costs what it would have done, no more; a
-// barrier would cost the scheduler's time slice (docs/performance.md).
+// Nobody waits for a thread that has not begun (shares.hpp): one that another pool (BLAS, OpenMP) keeps from its core
+// costs what it would have done, no more; a barrier would cost the scheduler's time slice (docs/performance.md).
 #pragma once
 
 #include <cstdint>

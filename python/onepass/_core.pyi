@@ -10,6 +10,54 @@ def isa() -> str: ...
 def isa_levels() -> list[tuple[str, bool]]: ...
 def set_threads(threads: int) -> None: ...
 def get_threads() -> int: ...
+
+class OpenMp:
+    def __init__(self, library: int) -> None: ...
+    def threads(self) -> int: ...
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+
+class Tensors:
+    openmp: OpenMp | None
+    def __init__(self, types: tuple[type, ...], to_dlpack: Any) -> None: ...
+    def are_plain(self, *objects: Any) -> bool: ...
+    def batch_norm(
+        self,
+        input: Any,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        training: bool,
+        momentum: float,
+        eps: float,
+        y: Any,
+        saved: _Array,
+    ) -> None: ...
+    def batch_norm_backward(
+        self,
+        dy: Any,
+        input: Any,
+        weight: Any,
+        saved: _Array,
+        training: bool,
+        dx: Any,
+        dweight: Any,
+        dbias: Any,
+    ) -> None: ...
+    def softmax_cross_entropy(
+        self,
+        input: Any,
+        target: Any,
+        weight: Any,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+        reduction: int,
+        losses: Any,
+        gradient: Any,
+    ) -> float: ...
+
 def stream_limit(reads: list[_Array], updates: list[_Array], writes: list[_Array], threads: int = 0) -> None: ...
 def update_registry() -> list[
     tuple[str, tuple[str, ...], tuple[tuple[str, float | bool], ...], tuple[bool, ...], int]

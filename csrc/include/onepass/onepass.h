@@ -103,6 +103,15 @@ typedef void (*onepass_parallel_for)(void* host, int64_t tasks, onepass_range ra
  * and serial inside the host's threads. */
 onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void* host, int32_t threads);
 
+/* The threads of an OpenMP runtime that the process has loaded (libgomp, or another that has GOMP_parallel), as such a
+ * parallel-for: what a program wants whose other operators are OpenMP's, as two pools hold each other's cores. library:
+ * NULL, or a handle of dlopen, in which and in whose dependencies the runtime is looked for if the process's own
+ * symbols have none. ONEPASS_UNAVAILABLE if there is none. A region of OpenMP's waits for all of its threads. In a
+ * forked child it runs serially. */
+onepass_status onepass_find_openmp(void* library, onepass_parallel_for* parallel_for, void** host);
+/* Those that a region of the calling thread has, as omp_set_num_threads says, for onepass_set_parallel_for. */
+int32_t onepass_openmp_threads(const void* host);
+
 /* ---- optimizer updates --------------------------------------------------------------------------------------- */
 
 typedef struct onepass_update_tensor {

@@ -2,7 +2,8 @@
 
 The optimizers are drop-in: ``from onepass.torch import AdamW`` in place of ``from torch.optim``. They update a model's
 parameters in place, in one native call a step, and keep torch's machinery: parameter groups, schedulers, hooks,
-GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Nothing is compiled against torch.
+GradScaler, DDP, ZeroRedundancyOptimizer, FSDP2, distributed checkpoints. Kernels run in torch's own OpenMP threads
+(:func:`share_threads`). Nothing is compiled against torch.
 
 >>> import torch
 >>> from onepass.torch import AdamW
@@ -28,6 +29,7 @@ from onepass.torch._adaptive import Adadelta, Adagrad, RMSprop
 from onepass.torch._optimizer import Optimizer
 from onepass.torch._own_rules import LAMB, LARS, SWATS, AdaBound, Lion, Signum
 from onepass.torch._sgd import ASGD, SGD, Rprop
+from onepass.torch._threads import share_threads
 from onepass.torch.batch_norm import batch_norm
 from onepass.torch.cross_entropy import cross_entropy
 from onepass.torch.linear_cross_entropy import linear_cross_entropy
@@ -63,4 +65,5 @@ __all__ = [
     "linear_cross_entropy",
     "replace_modules",
     "restore_modules",
+    "share_threads",
 ]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from onepass import optim
 from onepass.optim.optimizer import StepInfo
-from onepass.torch._tensors import Array, array, check_grad, is_distributed, local, scalar_type
+from onepass.torch._tensors import Array, array, check_grad, increment_versions, is_distributed, local, scalar_type
+from onepass.torch._threads import in_threads
 
 _address: Callable[[Tensor], int] = Tensor.data_ptr
 _stride: Callable[[Tensor], tuple[int, ...]] = Tensor.stride
@@ -25,26 +26,6 @@ _is_contiguous: Callable[[Tensor], bool] = Tensor.is_contiguous
 _is_negated: Callable[[Tensor], bool] = Tensor.is_neg
 
 Addresses = list[int | None]
-
-
-def _increments_lists() -> bool:
-    try:
-        torch._C._increment_version([])
-    except (TypeError, RuntimeError):  # torch 2.4 takes one tensor
-        return False
-    return True
-
-
-_LISTS = _increments_lists()
-
-
-def increment_versions(tensors: Sequence[Tensor]) -> None:
-    """Tells autograd that tensors were changed in place: what it has saved of them is not what it was."""
-    if _LISTS:
-        torch._C._increment_version(tensors)
-    else:
-        for tensor in tensors:
-            torch._C._increment_version(cast(Any, tensor))
 
 
 class OnTensors(optim.Optimizer):
@@ -73,7 +54,7 @@ class OnTensors(optim.Optimizer):
 
     def _run(self, grads: Addresses, grad_scale: float) -> None:
         limit = math.inf if self.max_value is None else self.max_value
-        self._plan.step_at(grads, self._hyper, grad_scale, limit, 0)
+        in_threads(self._plan.step_at, grads, self._hyper, grad_scale, limit, 0)
 
 
 @functools.cache
@@ -236,7 +217,7 @@ class Bound:
 
     def norm(self, addresses: Addresses) -> float:
         """Of all gradients, in this process."""
-        return self.plan.norm_at(addresses)
+        return in_threads(self.plan.norm_at, addresses)
 
     def step(self, addresses: Addresses, grad_scale: float) -> StepInfo:
         info = self.optimizer.step(addresses, grad_scale)  # type: ignore[arg-type]

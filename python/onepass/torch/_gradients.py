@@ -27,6 +27,8 @@ def scaled(kept: Tensor, factor: Tensor, loss: Tensor, name: str) -> Tensor:
 
 
 def _is_one(factor: Tensor) -> bool:
+    if not factor.dim():
+        return factor.item() == 1
     # without a look at each of many: the gradient of a sum is one number in the memory of all
     same = not any(stride for size, stride in zip(factor.shape, factor.stride(), strict=True) if size != 1)
     return same and factor.numel() > 0 and factor[(0,) * factor.dim()].item() == 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from onepass.torch._operands import in_memory
+from onepass.torch._threads import in_threads
 
 
 def operator(
@@ -37,7 +38,10 @@ def operator(
 
     setup = setup_context or _no_context
 
-    def decorate(implementation: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+        def implementation(*args: Any) -> tuple[Tensor, ...]:
+            return in_threads(function, *args)
+
         registered: Any = torch.library.custom_op(
             f"onepass::{name}", implementation, mutates_args=(), device_types="cpu", schema=arguments
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -96,3 +97,23 @@ def check_grad(grad: Tensor, name: str) -> None:
 def scalar_type() -> torch.dtype:
     """What torch keeps step counts in."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _increments_lists() -> bool:
+    try:
+        torch._C._increment_version([])
+    except (TypeError, RuntimeError):  # torch 2.4 takes one tensor
+        return False
+    return True
+
+
+_LISTS = _increments_lists()
+
+
+def increment_versions(tensors: Sequence[Tensor]) -> None:
+    """Tells autograd that tensors were changed in place: what it has saved of them is not what it was."""
+    if _LISTS:
+        torch._C._increment_version(tensors)
+    else:
+        for tensor in tensors:
+            torch._C._increment_version(cast(Any, tensor))

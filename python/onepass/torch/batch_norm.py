@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
 
 import torch
 from torch import Tensor
 
-from onepass import kernels
-from onepass._types import BatchNormSaved
-from onepass.torch._gradients import no_second_derivatives
+from onepass.torch import _batch_norm_eager, _batch_norm_operator
+from onepass.torch._eager import REFUSALS
 from onepass.torch._operands import (
-    array,
-    bits,
     check_float,
     check_tensors,
-    computed_dtype,
 )
-from onepass.torch._operators import operator
 
 _INSTEAD = "torch.nn.functional.batch_norm"
 
@@ -68,8 +63,12 @@ def batch_norm(
     """
     if momentum is None:
         raise TypeError("momentum: is None, expected a number; BatchNorm1d, 2d and 3d count batches, and take None")
+    args = input, weight, bias, running_mean, running_var, training, momentum, eps
+    if _batch_norm_eager.takes(*args):
+        with contextlib.suppress(*REFUSALS):
+            return _batch_norm_eager.normalize(*args)
     _check(input, running_mean, running_var, weight, bias, training)
-    y, _, _, new_mean, new_var = _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    y, _, _, new_mean, new_var = _batch_norm_operator.forward(*args)
     if training and running_mean is not None and running_var is not None:
         running_mean.copy_(new_mean)
         running_var.copy_(new_var)
@@ -103,144 +102,3 @@ def _check(
         raise ValueError("running_mean: is missing; with training=False it is what normalizes")
     if training and input.numel() == shape[1] > 0:
         raise ValueError(f"input: expected more than one value a channel when training, got shape {shape}")
-
-
-def _computed(tensor: Tensor | None, dtype: torch.dtype) -> Any:
-    return None if tensor is None else array(tensor if tensor.dtype == dtype else tensor.to(dtype))
-
-
-def _empty_results(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels = input.shape[1]
-    new = channels if training and running_mean is not None else 0
-    kind = computed_dtype(input.dtype)
-    return (
-        torch.empty_like(input),
-        input.new_empty(channels, dtype=torch.float64),
-        input.new_empty(channels, dtype=torch.float64),
-        input.new_empty(new, dtype=kind),
-        input.new_empty(new, dtype=kind),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.training = inputs[5]
-    ctx.save_for_backward(inputs[0], inputs[1], output[1], output[2])
-
-
-def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad
-    if dy is None:
-        return (None,) * 8
-    input, weight, mean, invstd = ctx.saved_tensors
-    dx, dweight, dbias = _batch_norm_backward(dy, input, weight, mean, invstd, ctx.training, needs[0])
-    return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, *(None,) * 5
-
-
-@operator(
-    "batch_norm",
-    "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
-    "float momentum, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _empty_results,
-    _backward,
-    _setup_context,
-)
-def _batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, the mean and 1 / sqrt(var + eps) that normalized, and the new running statistics.
-
-    Statistics are returned, not updated: torch derives only operators that change none of their arguments.
-    """
-    y, mean, invstd, *new = _empty_results(input, weight, bias, running_mean, running_var, training, momentum, eps)
-    statistics: Any = running_mean, running_var
-    updated = training and running_mean is not None
-    if updated:
-        for result, statistic in zip(new, statistics, strict=True):
-            result.copy_(statistic)
-        statistics = new
-    if input.numel() == 0:
-        return y, mean.zero_(), invstd.zero_(), new[0], new[1]
-    kind = computed_dtype(input.dtype)
-    kernels.batch_norm(
-        array(input),
-        _computed(weight, kind),
-        _computed(bias, kind),
-        _computed(statistics[0], kind),
-        _computed(statistics[1], kind),
-        training,
-        momentum,
-        eps,
-        out=array(y),
-        mean=array(mean),
-        invstd=array(invstd),
-        dtype=bits(input),
-    )
-    return y, mean, invstd, new[0], new[1]
-
-
-def _empty_gradients(
-    dy: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    mean: Tensor,
-    invstd: Tensor,
-    training: bool,
-    input_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kind = computed_dtype(input.dtype) if weight is None else weight.dtype
-    dx = torch.empty_like(input) if input_gradient else input.new_empty(0)
-    return dx, input.new_empty(input.shape[1], dtype=kind), input.new_empty(input.shape[1], dtype=kind)
-
-
-def _backward_of_backward(ctx: Any, *gradients: Any) -> Any:
-    raise no_second_derivatives("batch_norm")
-
-
-@operator(
-    "batch_norm_backward",
-    "(Tensor dy, Tensor input, Tensor? weight, Tensor mean, Tensor invstd, bool training, bool input_gradient) "
-    "-> (Tensor, Tensor, Tensor)",
-    _empty_gradients,
-    _backward_of_backward,
-)
-def _batch_norm_backward(
-    dy: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    mean: Tensor,
-    invstd: Tensor,
-    training: bool,
-    input_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of input, or (0,), and of weight and bias, in the weight's type."""
-    dx, dweight, dbias = _empty_gradients(dy, input, weight, mean, invstd, training, input_gradient)
-    if input.numel() == 0:
-        return dx, dweight.zero_(), dbias.zero_()
-    saved = BatchNormSaved(array(mean), array(invstd), None, False, False, None, training, 1)
-    gamma = _computed(weight, computed_dtype(input.dtype))
-    if input_gradient:
-        *_, dgamma, dbeta = kernels.batch_norm_backward(
-            array(dy), array(input), gamma, saved, array(dx), dtype=bits(input)
-        )
-    else:
-        dbeta, dgamma = kernels.batch_norm_backward_sums(array(dy), array(input), gamma, saved, dtype=bits(input))
-        dgamma = dgamma * saved.invstd
-    return dx, dweight.copy_(torch.from_numpy(dgamma)), dbias.copy_(torch.from_numpy(dbeta))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from onepass import kernels
+from onepass.torch import _cross_entropy_eager
+from onepass.torch._eager import REFUSALS
 from onepass.torch._gradients import scaled
 from onepass.torch._operands import (
     array,
@@ -76,6 +79,10 @@ def cross_entropy(
     >>> round(loss.item(), 4), x.grad.numpy().round(3).tolist()
     (0.41, [[-0.06, 0.06], [0.25, -0.25]])
     """
+    args = input, target, weight, ignore_index, reduction, label_smoothing, z_loss
+    if _cross_entropy_eager.takes(*args):
+        with contextlib.suppress(*REFUSALS, KeyError):
+            return _cross_entropy_eager.losses(*args)
     check_tensors(_INSTEAD, input=input, target=target, weight=weight)
     dtype = input.dtype
     if torch.is_autocast_enabled("cpu"):

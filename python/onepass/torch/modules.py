@@ -11,19 +11,32 @@ from onepass.torch.batch_norm import batch_norm
 from onepass.torch.cross_entropy import cross_entropy
 from onepass.torch.linear_cross_entropy import linear_cross_entropy
 
+_ABSENT: Any = object()
+
+
+def _tensor(module: torch.nn.Module, kept: Any, name: str) -> Any:
+    """The attribute, in a quarter of the time; where it is not kept as usual (parametrizations), by its name."""
+    value = kept.get(name, _ABSENT)
+    return getattr(module, name) if value is _ABSENT else value
+
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        update = self.training and self.track_running_stats
-        if update and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
+        training, momentum = self.training, self.momentum
+        update = training and self.track_running_stats
+        mean, var = _tensor(self, self._buffers, "running_mean"), _tensor(self, self._buffers, "running_var")
+        if update and (batches := _tensor(self, self._buffers, "num_batches_tracked")) is not None:
+            batches.add_(1)
+            if momentum is None:
                 return self._mean_over_batches(input)
-        mean, var = (self.running_mean, self.running_var) if update or not self.training else (None, None)
-        training = self.training or (self.running_mean is None and self.running_var is None)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        return batch_norm(input, mean, var, self.weight, self.bias, training, momentum, self.eps)
+        if not training and mean is None and var is None:
+            training = True
+        elif training and not update:
+            mean = var = None
+        momentum = 0.0 if momentum is None else momentum
+        weight, bias = _tensor(self, self._parameters, "weight"), _tensor(self, self._parameters, "bias")
+        return batch_norm(input, mean, var, weight, bias, training, momentum, self.eps)
 
     def _mean_over_batches(self, input: Tensor) -> Tensor:
         # The number of batches stays a tensor, so that torch.compile need not break off to read it.
