@@ -6,6 +6,7 @@ cross-entropy, of the terms for a batch normalization.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 
@@ -16,6 +17,7 @@ from cross_entropy_options import OPTIONS, ids
 from onepass import kernels
 
 torch = pytest.importorskip("torch")
+TorchDispatchMode = importlib.import_module("torch.utils._python_dispatch").TorchDispatchMode
 ours = importlib.import_module("onepass.torch")
 _batch_norm_eager = importlib.import_module("onepass.torch._batch_norm_eager")
 _cross_entropy_eager = importlib.import_module("onepass.torch._cross_entropy_eager")
@@ -501,3 +503,39 @@ def test_lazily_negated_views_are_read_as_they_mean():
         y.backward(torch._neg_view(imaginary))
         found.append([y.detach(), leaf.grad, package.cross_entropy(torch._neg_view(x), labels)])
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
+
+
+# ---- the two ways to the kernels
+
+
+class Watched(TorchDispatchMode):
+    """A mode that changes nothing: calls go through torch.library."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_eager_calls_and_registered_operators_give_the_same_bits(dtype):
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    for shape in [(70, 3), (5, 4, 6), (3, 20, 5, 4)]:
+        for x in layouts((torch.randn(shape) * 3).to(dtype)):
+            target = torch.randint(shape[1], shape[:1] + shape[2:])
+            weight, dy = torch.rand(shape[1], dtype=kind) + 0.5, torch.randn(shape).to(dtype)
+            found = []
+            for mode in (contextlib.nullcontext(), Watched()):
+                leaf, scale, shift = (t.clone().requires_grad_() for t in (x, weight, weight))
+                mean, var = weight.clone(), weight.clone()
+                with mode:
+                    losses = ours.cross_entropy(leaf, target, weight.to(dtype), reduction="none", label_smoothing=0.1)
+                    loss = ours.cross_entropy(leaf, target, z_loss=1e-4)
+                    loss.backward(inputs=[leaf])
+                    slope, leaf.grad = leaf.grad, None
+                    y = ours.batch_norm(leaf, mean, var, scale, shift, True)
+                    y.backward(dy)
+                    outside = ours.batch_norm(leaf.detach(), mean, var, scale.detach(), shift.detach())
+                found.append([losses, loss, slope, y, leaf.grad, scale.grad, shift.grad, mean, var, outside])
+            for eager, registered in zip(*found, strict=True):
+                assert eager.dtype == registered.dtype
+                assert eager.stride() == registered.stride()
+                assert torch.equal(eager, registered)
