@@ -43,6 +43,13 @@ onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void*
   return ONEPASS_OK;
 }
 
+void onepass_get_parallel_for(onepass_parallel_for* parallel_for, void** host, int32_t* threads) {
+  const runtime::Host own = runtime::get_host();
+  if (parallel_for != nullptr) *parallel_for = own.parallel_for;
+  if (host != nullptr) *host = own.host;
+  if (threads != nullptr) *threads = runtime::get_host_threads();
+}
+
 onepass_status onepass_find_openmp(void* library, onepass_parallel_for* parallel_for, void** host) {
   return api::guarded([&] {
     if (parallel_for == nullptr || host == nullptr)

@@ -13,10 +13,6 @@ namespace {
 
 constexpr std::int64_t kChunksPerThread = 16;
 
-struct Host {
-  onepass_parallel_for parallel_for = nullptr;
-  void* host = nullptr;
-};
 thread_local Host own;
 
 // The sum of a random number for each chunk of [begin, end) (Steele, Lea and Flood 2014, SplitMix64): chunks that ran
@@ -60,6 +56,7 @@ struct Job {
 }  // namespace
 
 void set_host(onepass_parallel_for parallel_for, void* host) { own = {parallel_for, host}; }
+Host get_host() { return own; }
 bool has_host() { return own.parallel_for != nullptr; }
 
 void run_on_host(int threads, std::int64_t tasks, Body body, void* context) {

@@ -68,6 +68,7 @@ int get_threads() {
 
 void set_threads(int threads) { chosen = threads; }
 void set_host_threads(int threads) { host_threads = threads; }
+int get_host_threads() { return host_threads; }
 
 int team_size(int requested, std::int64_t tasks, std::int64_t bytes) {
   if (tasks < 2 || bytes < kSerialBytes) return 1;

@@ -14,6 +14,7 @@ inline constexpr std::int64_t kFlopsPerByte = 2;
 int get_threads();
 void set_threads(int threads);       // 0: the default
 void set_host_threads(int threads);  // of the calling thread, before those of set_threads; 0: none
+int get_host_threads();
 
 // Threads for work of this size: 1 below kSerialBytes.
 int team_size(int requested, std::int64_t tasks, std::int64_t bytes);

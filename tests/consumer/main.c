@@ -79,6 +79,9 @@ static int fail(const char* what) {
 int main(void) {
   float *own = malloc(SIZE * sizeof(float)), *hosted = malloc(SIZE * sizeof(float));
   double loss = 0.0, hosted_loss = 0.0;
+  onepass_parallel_for known;
+  void* known_host;
+  int32_t known_threads;
   if (onepass_require(ONEPASS_VERSION_MAJOR, ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION) != ONEPASS_OK)
     return fail("require");
   if (onepass_require(ONEPASS_VERSION_MAJOR, ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION + 1) == ONEPASS_OK)
@@ -88,6 +91,8 @@ int main(void) {
   if (onepass_set_parallel_for(backwards, &calls, 0) == ONEPASS_OK) return fail("no threads were accepted");
   if (onepass_set_parallel_for(backwards, &calls, 3) != ONEPASS_OK) return fail("set_parallel_for");
   if (onepass_get_threads() != 3) return fail("get_threads");
+  onepass_get_parallel_for(&known, &known_host, &known_threads);
+  if (known != backwards || known_host != &calls || known_threads != 3) return fail("get_parallel_for");
   if (train(hosted, &hosted_loss, 0) != ONEPASS_OK) return fail("train in the host's threads");
   if (calls != 11) return fail("the host's parallel-for was not used");
   if (memcmp(own, hosted, SIZE * sizeof(float)) != 0 || loss != hosted_loss) return fail("other bits");

@@ -104,8 +104,14 @@ int main() try {
         },
         3);
     softmax(theirs);
+    {
+      const onepass::HostThreads inner([&](std::int64_t tasks, auto range) { range(0, tasks), jobs += 10; }, 2);
+      softmax(theirs);
+    }
+    softmax(theirs);  // in the outer one's again
   }
-  if (jobs != 3 || ours != theirs) throw std::runtime_error("the program's own threads gave other bits");
+  softmax(theirs);
+  if (jobs != 3 + 10 + 3 || ours != theirs) throw std::runtime_error("the program's own threads gave other bits");
 
   // an error is a status with a sentence, and an exception in the C++ face
   try {

@@ -102,6 +102,8 @@ typedef void (*onepass_parallel_for)(void* host, int64_t tasks, onepass_range ra
  * to write is undefined. A forked child has no host until it sets one. A BLAS without set_threads has to be thread-safe
  * and serial inside the host's threads. */
 onepass_status onepass_set_parallel_for(onepass_parallel_for parallel_for, void* host, int32_t threads);
+/* What the calling thread has set, to set it again later; NULL, NULL and 0 where there is no host. */
+void onepass_get_parallel_for(onepass_parallel_for* parallel_for, void** host, int32_t* threads);
 
 /* The threads of an OpenMP runtime that the process has loaded (libgomp, or another that has GOMP_parallel), as such a
  * parallel-for: what a program wants whose other operators are OpenMP's, as two pools hold each other's cores. library:

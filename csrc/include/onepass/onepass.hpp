@@ -36,12 +36,13 @@ inline void check(onepass_status status) {
 inline void require() { check(onepass_require(ONEPASS_VERSION_MAJOR, ONEPASS_VERSION_MINOR, ONEPASS_ABI_VERSION)); }
 
 // While it lives, what this thread starts runs in the host's threads. parallel_for(tasks, range) has to call
-// range(begin, end) so that each of [0, tasks) is in one call, and to return when all calls have returned. One at a
-// time on a thread: afterwards the thread has no host.
+// range(begin, end) so that each of [0, tasks) is in one call, and to return when all calls have returned. Afterwards
+// the thread has the host that it had before.
 template <typename ParallelFor>
 class HostThreads {
  public:
   HostThreads(ParallelFor parallel_for, int threads) : parallel_for_(std::move(parallel_for)) {
+    onepass_get_parallel_for(&outer_, &outer_host_, &outer_threads_);
     check(onepass_set_parallel_for(
         [](void* host, std::int64_t tasks, onepass_range range, void* context) {
           static_cast<HostThreads*>(host)->parallel_for_(
@@ -49,12 +50,15 @@ class HostThreads {
         },
         this, threads));
   }
-  ~HostThreads() { onepass_set_parallel_for(nullptr, nullptr, 0); }
+  ~HostThreads() { onepass_set_parallel_for(outer_, outer_host_, outer_threads_); }
   HostThreads(const HostThreads&) = delete;
   HostThreads& operator=(const HostThreads&) = delete;
 
  private:
   ParallelFor parallel_for_;
+  onepass_parallel_for outer_ = nullptr;
+  void* outer_host_ = nullptr;
+  std::int32_t outer_threads_ = 0;
 };
 
 template <typename T>
