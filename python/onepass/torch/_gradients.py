@@ -9,6 +9,8 @@ from torch import Tensor
 
 from onepass.torch._operands import in_memory
 
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+
 
 def scaled(kept: Tensor, factor: Tensor, loss: Tensor, name: str) -> Tensor:
     """``kept * factor``, in kept's memory if the graph is about to be freed, and kept itself if the factor is 1.
@@ -35,8 +37,8 @@ def _is_one(factor: Tensor) -> bool:
 
 
 def _graph_is_kept() -> bool:
-    """retain_graph=True: the saved tensors are needed again."""
-    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+    """retain_graph=True: the saved tensors are needed again. So they may be where torch does not tell (before 2.5)."""
+    return _keep_graph is None or bool(_keep_graph())
 
 
 def no_second_derivatives(name: str) -> NotImplementedError:
