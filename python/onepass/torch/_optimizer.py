@@ -21,7 +21,7 @@ from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
-from onepass.torch._options import differ, is_plain, number_of
+from onepass.torch._options import CHOICES, check_storage, differ, is_plain, option_of
 from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
@@ -63,8 +63,8 @@ class Optimizer(torch.optim.Optimizer):
         last_step: the norm before clipping (None without max_norm), and whether the step was skipped.
 
     Raises:
-        TypeError, ValueError: an option out of its range; a parameter or gradient that is complex, sparse or on another
-            device. Nothing has changed then.
+        TypeError, ValueError: an option that is none or out of its range; a parameter or gradient that is complex,
+            sparse or on another device. Nothing has changed then.
     """
 
     rule: ClassVar[type[optim.Optimizer]]
@@ -81,9 +81,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, max_norm: Any = None, max_value: Any = None,
                  **storage: Any) -> None:  # fmt: skip
-        for name in ("dtype", "copies"):
-            if name in storage:
-                raise TypeError(f"{name}: is of onepass.optim alone; a tensor knows its type, and has no copies here")
+        check_storage(self.rule, type(self).__name__, storage)
         self._arguments_given = storage
         self._max_norm: float | None = None
         self._max_value: float | None = None
@@ -254,14 +252,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def options(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """A group's options in the rule's terms."""
-        return {name: number_of(name, group[name]) for name in self._names}
+        return {name: option_of(name, group[name]) for name in self._names}
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
-        if group.get("fused") and group.get("foreach"):
+        asked = {name for name in EXECUTION if name in group and option_of(name, group[name])}
+        if asked >= CHOICES:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if group.get("capturable"):
+        if "capturable" in asked:
             raise ValueError("capturable: is for CUDA graphs, and onepass computes on the CPU; leave it False")
-        if group.get("differentiable"):
+        if "differentiable" in asked:
             raise ValueError(
                 "differentiable: autograd records no step that is made here; use torch.optim for steps that it must"
             )
@@ -275,8 +274,12 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dict: a group has no {missing[0]!r}; is it of another optimizer than {type(self).__name__}?"
             )
-        group = {**NEWER, **group, **{name: self.defaults.get(name) for name in EXECUTION}, **self._forced}
-        self._check_group(group)
+        kept = {name: value for name, value in group.items() if name not in EXECUTION}
+        group = {**NEWER, **kept, **self._forced}
+        try:
+            self._check_group(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"state_dict: {error}") from None
         return self.options(group)
 
     def update_of(self, options: Mapping[str, Any]) -> str:
