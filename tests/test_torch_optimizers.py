@@ -610,8 +610,29 @@ def test_eight_bit_states_know_the_order_of_memory(rng):
     with pytest.raises(ValueError, match=r"axes \[1, 0\].*along \[0, 1\]"):
         other.load_state_dict(saved)
     p.data = p.data.contiguous()
-    with pytest.raises(ValueError, match="order"):
+    with pytest.raises(ValueError, match=r"^params\[0\] of group 0: .*order \[0, 1\] now.*order \[1, 0\] that it had"):
         optimizer.step()
+
+
+def test_a_model_that_becomes_channels_last_beside_8_bit_states():
+    """The message is of the parameter, and the way back works."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Conv2d(2, 3, 4)).float()
+    optimizer = ours.AdamW([{"params": model[0].parameters()}, {"params": model[1].parameters()}], state_dtype="float8")
+
+    def step():
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    step()
+    before = [p.detach().clone() for p in model.parameters()]
+    model.to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match=r"^params\[0\] of group 1: .*\[0, 2, 3, 1\] now.*\[0, 1, 2, 3\] that it had"):
+        step()
+    assert all(map(torch.equal, model.parameters(), before))
+    model.to(memory_format=torch.contiguous_format)
+    step()
+    assert optimizer.state[model[1].weight]["step"] == 2
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])

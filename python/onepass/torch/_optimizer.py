@@ -20,7 +20,7 @@ from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
-from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
+from onepass.torch._loading import check_is_mapping, check_memory_order, loaded_states, names_of, steps_made
 from onepass.torch._options import CHOICES, check_storage, differ, is_plain, option_of
 from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
@@ -214,9 +214,11 @@ class Optimizer(torch.optim.Optimizer):
         of whatever type they come.
 
         Raises:
-            ValueError: it is of another rule, lacks an entry, has an option out of its range, or its groups, shapes or
-                types differ. Nothing has changed then.
+            TypeError, ValueError: it is of another rule, lacks an entry, has an option out of its range or something
+                else where a number or a tensor is expected, or its groups, shapes or types differ. Nothing has changed
+                then.
         """
+        check_is_mapping(state_dict)
         states: dict[Tensor, dict[str, Any]] = {}
 
         def convert(optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
@@ -363,8 +365,9 @@ class Optimizer(torch.optim.Optimizer):
         names = names_of(self.update_of(groups[0]))
         params = [p for group in groups for p in group["params"]]
         entries = [self.state.get(p) or {} for p in params]
-        for i, (param, entry) in enumerate(zip(params, entries, strict=True)):
-            check_axes(entry, array(local(param)), i)
+        for param, entry in zip(params, entries, strict=True):
+            if "axes" in entry:
+                check_memory_order(entry, array(local(param)), self._name_of(param))
         found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if entry.get(theirs) is not None}
                  for entry in entries]  # fmt: skip
         for arrays in found:
@@ -374,6 +377,13 @@ class Optimizer(torch.optim.Optimizer):
         bound.beside = {name: torch.ones(len(params), dtype=scalar_type(), device="cpu") for name in self.beside}
         bound.write_beside(self._beside)
         return bound
+
+    def _name_of(self, param: Tensor) -> str:
+        """Where the groups have a parameter."""
+        places = [
+            (i, at) for at, group in enumerate(self.param_groups) for i, p in enumerate(group["params"]) if p is param
+        ]
+        return "params[{}] of group {}".format(*places[0])
 
     def _write(self, bound: Bound) -> None:
         """Give self.state what it lacks, of parameters that have made a step."""
