@@ -321,11 +321,11 @@ class Optimizer(torch.optim.Optimizer):
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
             return math.hypot(*[bound.norm(addresses) for bound, addresses in zip(bounds, grads, strict=True)])
-        present = [p.grad for bound in bounds for p in bound.params if p.grad is not None]
-        if not present:
-            return 0.0
-        norm: Any = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in present]))
-        return float((norm.full_tensor() if is_distributed(norm) else norm).item())
+        norms: dict[Any, list[Tensor]] = {}  # by mesh; what is no DTensor is the same in all processes
+        for grad in [p.grad for bound in bounds for p in bound.params if p.grad is not None]:
+            norms.setdefault(getattr(grad, "device_mesh", None), []).append(torch.linalg.vector_norm(grad))
+        totals: list[Any] = [torch.linalg.vector_norm(torch.stack(own)) for own in norms.values()]
+        return math.hypot(*[(total.full_tensor() if is_distributed(total) else total).item() for total in totals])
 
     def _bind(self) -> list[Bound]:
         """Look at all parameters, make the states that are missing, and the optimizers of onepass.optim on them."""
