@@ -1101,3 +1101,31 @@ def test_an_initial_accumulator_value_in_a_tensor():
 def test_options_of_ours_that_are_nonsense(name, option, value, error, match):
     with pytest.raises(error, match=f"^{option}: .*{match.format(name=name)}"):
         getattr(ours, name)([parameter()], **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_norm", 1.0), ("max_value", 1.0), ("state_dtype", "bfloat16"), ("master_weights", "float32"),
+        ("stochastic_rounding", True), ("seed", 3), ("state_dtype", torch.ones(2)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", [made_with_a_group, given_another_group])
+def test_options_of_the_whole_optimizer_are_refused_in_a_group(option, value, way):
+    """They would be ignored there. As they were given they may stand in a group: ZeroRedundancyOptimizer does that."""
+    with pytest.raises(ValueError, match=rf"^{option}: is of all parameters of an optimizer, got .*in a group"):
+        way("Adam", {option: value})
+    if option == "max_norm":
+        way("Adam", {option: None})
+    elif not isinstance(value, torch.Tensor):
+        optimizer = ours.Adam([{"params": [parameter()], option: value}], **{option: value})
+        for copied in (optimizer, copy.deepcopy(optimizer)):
+            copied.add_param_group({"params": [parameter()], option: value})
+    usual = {
+        "max_value": None,
+        "state_dtype": "float32",
+        "master_weights": None,
+        "stochastic_rounding": False,
+        "seed": 0,
+    }
+    way("Adam", usual)

@@ -119,6 +119,47 @@ def zero_redundancy():
             assert_close(*models)
 
 
+@task
+def zero_redundancy_and_clipping():
+    """Each process would clip by its own norm: refused, and the remedy that the message names is torch's clipping."""
+    model = network()
+    for name in ("SGD", "AdamW", "Lion"):
+        with pytest.raises(
+            ValueError, match=r"max_norm: .*ZeroRedundancyOptimizer.*clip_grad_norm_ over all parameters"
+        ):
+            ZeroRedundancyOptimizer(model.parameters(), optimizer_class=getattr(ours, name), lr=0.1, max_norm=1.0)
+    models = [DistributedDataParallel(network()) for _ in range(2)]
+    optimizers = [ZeroRedundancyOptimizer(models[0].parameters(), optimizer_class=ours.SGD, lr=0.5),
+                  torch.optim.SGD(models[1].parameters(), lr=0.5, foreach=False)]  # fmt: skip
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 4, clip=0.01)
+    assert_close(*models)
+
+
+@task
+def zero_redundancy_and_options_of_ours():
+    """It hands them on in groups as well, also in groups that come later and after a pickle."""
+    models = [DistributedDataParallel(network(torch.float32)) for _ in range(2)]
+    options = {"lr": 0.01, "max_norm": None, "max_value": 0.01, "state_dtype": "bfloat16", "stochastic_rounding": None,
+               "master_weights": None, "seed": 3}  # fmt: skip
+    optimizers = [
+        ZeroRedundancyOptimizer(list(models[0].parameters())[:4], optimizer_class=ours.AdamW, **options),
+        torch.optim.AdamW(models[1].parameters(), lr=0.01, foreach=False),
+    ]
+    optimizers[0].optim.max_value = 0.02
+    optimizers[0].add_param_group({"params": list(models[0].parameters())[4:]})
+    assert optimizers[0].optim.storage.state_dtype == "bfloat16"
+    for _ in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(2, 6, dtype=torch.float32)).square().mean().backward()
+            if model is models[1]:
+                torch.nn.utils.clip_grad_value_(model.parameters(), 0.02)
+            optimizer.step()
+    assert_close(*models, tolerance=1e-3)
+    assert_alike_everywhere(models[0])
+
+
 def sharded(dtype=torch.float64):
     model = network(dtype)
     mesh = init_device_mesh("cpu", (2,))
@@ -283,7 +324,7 @@ FOLDER = Path(sys.argv[2])
 def outcome(function):
     try:
         function()
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return traceback.format_exc()
     return "ok"
 

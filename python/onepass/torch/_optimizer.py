@@ -21,7 +21,7 @@ from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_is_mapping, check_memory_order, loaded_states, names_of, steps_made
-from onepass.torch._options import CHOICES, check_storage, differ, is_plain, option_of
+from onepass.torch._options import CHOICES, check_not_of_a_group, check_storage, differ, is_plain, option_of
 from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
@@ -45,7 +45,8 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         max_norm: gradients are scaled down as by torch.nn.utils.clip_grad_norm_ over all parameters of this optimizer,
             without a pass of their own. If the norm is not finite, nothing changes (there: NaN), and ``last_step`` says
-            so. DTensors: the norm of the whole tensors.
+            so. DTensors: the norm of the whole tensors. Refused beside a ZeroRedundancyOptimizer, where each process
+            would clip its own share by its own norm: call clip_grad_norm_ over all parameters before the step.
         max_value: then clipped as by torch.nn.utils.clip_grad_value_.
         state_dtype: "float32" (float64 beside float64 parameters), "bfloat16" or "float8", 8-bit blocks; see
             :class:`onepass.optim.Optimizer`. torch keeps states in the parameter's type; here bfloat16 parameters have
@@ -82,7 +83,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any], *, max_norm: Any = None, max_value: Any = None,
                  **storage: Any) -> None:  # fmt: skip
         check_storage(self.rule, type(self).__name__, storage)
-        self._arguments_given = storage
+        self._given = {"max_value": max_value, **storage}
         self._max_norm: float | None = None
         self._max_value: float | None = None
         self.max_norm, self.max_value = max_norm, max_value
@@ -106,7 +107,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _arguments(self) -> dict[str, Any]:
         """Of the rule, beside its options."""
-        return self._arguments_given
+        return {name: value for name, value in self._given.items() if name != "max_value"}
 
     def _beside(self, step: int, group: Mapping[str, Any]) -> dict[str, float]:
         """The numbers beside the states of a parameter that has made so many steps."""
@@ -179,6 +180,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):
+            check_not_of_a_group(param_group, self._given, {**self.storage._asdict(), "max_value": self._max_value})
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = len(self.param_groups) - 1
@@ -238,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("_arguments_given", "_max_norm", "_max_value")}
+        own = {name: getattr(self, name) for name in ("_given", "_max_norm", "_max_value")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -72,6 +72,34 @@ def check_storage(rule: type[optim.Optimizer], name_of_class: str, options: Mapp
             _flag_of(name, value)
 
 
+def check_not_of_a_group(group: Mapping[str, Any], *given: Mapping[str, Any]) -> None:
+    """Refuses in a group what is of the whole optimizer, unless it is there as it was given.
+
+    ZeroRedundancyOptimizer hands its arguments on to the optimizer of each process twice: as arguments and in groups.
+
+    Args:
+        group: a parameter group.
+        given: what this optimizer was made with beside the rule's options, as the user has given it and as it is.
+    """
+    if group.get("max_norm") is not None:
+        raise ValueError(
+            f"max_norm: is of all parameters of an optimizer, got {group['max_norm']!r} in a group; give it as an "
+            "argument. Under ZeroRedundancyOptimizer, which gives its arguments on in groups, each process would clip "
+            "its own parameters by their own norm: leave it out there, and call torch.nn.utils.clip_grad_norm_ over "
+            "all parameters before the step"
+        )
+    for name in ("max_value", *_STORAGE):
+        if name in group and not any(_same(group[name], own.get(name)) for own in given):
+            raise ValueError(
+                f"{name}: is of all parameters of an optimizer, got {group[name]!r} in a group; give it as an "
+                "argument, or make an optimizer for each"
+            )
+
+
+def _same(value: Any, given: Any) -> bool:
+    return value is given or (type(value) is type(given) and not differ(value, given))
+
+
 def differ(values: Any, seen: Any) -> bool:
     """Whether two tuples of options do."""
     try:
