@@ -610,8 +610,29 @@ def test_eight_bit_states_know_the_order_of_memory(rng):
     with pytest.raises(ValueError, match=r"axes \[1, 0\].*along \[0, 1\]"):
         other.load_state_dict(saved)
     p.data = p.data.contiguous()
-    with pytest.raises(ValueError, match="order"):
+    with pytest.raises(ValueError, match=r"^params\[0\] of group 0: .*order \[0, 1\] now.*order \[1, 0\] that it had"):
         optimizer.step()
+
+
+def test_a_model_that_becomes_channels_last_beside_8_bit_states():
+    """The message is of the parameter, and the way back works."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Conv2d(2, 3, 4)).float()
+    optimizer = ours.AdamW([{"params": model[0].parameters()}, {"params": model[1].parameters()}], state_dtype="float8")
+
+    def step():
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    step()
+    before = [p.detach().clone() for p in model.parameters()]
+    model.to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match=r"^params\[0\] of group 1: .*\[0, 2, 3, 1\] now.*\[0, 1, 2, 3\] that it had"):
+        step()
+    assert all(map(torch.equal, model.parameters(), before))
+    model.to(memory_format=torch.contiguous_format)
+    step()
+    assert optimizer.state[model[1].weight]["step"] == 2
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
@@ -904,3 +925,207 @@ def test_an_old_torch_is_refused(monkeypatch):
     monkeypatch.delitem(sys.modules, "onepass.torch")
     with pytest.raises(ImportError, match=r"torch 2\.4"):
         importlib.import_module("onepass.torch")
+
+
+def parameter():
+    return torch.nn.Parameter(torch.ones(2))
+
+
+def made_with(name, options):
+    return getattr(ours, name)([parameter()], **options)
+
+
+def made_with_a_group(name, options):
+    return getattr(ours, name)([{"params": [parameter()], **options}])
+
+
+def given_another_group(name, options):
+    optimizer = getattr(ours, name)([parameter()])
+    try:
+        optimizer.add_param_group({"params": [parameter()], **options})
+    except (TypeError, ValueError):
+        assert len(optimizer.param_groups) == 1
+        optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+        optimizer.step()
+        raise
+    return optimizer
+
+
+WAYS = pytest.mark.parametrize("way", [made_with, made_with_a_group, given_another_group])
+CLASSES = sorted({name for name, _ in [*CASES, *OWN]})
+DEFAULTS = [
+    (name, p.name, p.default)
+    for name in CLASSES
+    for p in inspect.signature(getattr(ours, name)).parameters.values()
+    if p.name not in ("params", "own", "initial_accumulator_value")  # of the optimizer, not of a group
+]
+FLAGS = [(name, option) for name, option, default in DEFAULTS if isinstance(default, bool)]
+CHOICES = [(name, option) for name, option, default in DEFAULTS if option in ("foreach", "fused")]
+NUMBERS = [(name, option) for name, option, default in DEFAULTS if isinstance(default, float) or option == "base_lr"]
+PAIRS = [(name, option) for name, option, default in DEFAULTS if isinstance(default, tuple)]
+
+
+def test_each_argument_is_of_one_kind():
+    known = [*FLAGS, *CHOICES, *NUMBERS, *PAIRS]
+    assert sorted(known) == sorted((name, option) for name, option, _ in DEFAULTS)
+    assert len(known) == len(set(known))
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), [*FLAGS, *CHOICES])
+def test_what_is_neither_true_nor_false(name, option, way):
+    for value in (2, -1, np.int64(3), torch.tensor(2)):
+        with pytest.raises(ValueError, match=rf"^{option}: expected True or False, got .*; write {option}=True or "):
+            way(name, {option: value})
+    nothing = () if (name, option) in CHOICES else (None,)
+    for value in ("no", "", [], 0.0, 1.0, float("nan"), *nothing):
+        with pytest.raises(TypeError, match=rf"^{option}: expected True or False, got .*{type(value).__name__}"):
+            way(name, {option: value})
+    with pytest.raises(ValueError, match=rf"^{option}: .*a tensor of one element, got a tensor \(2,\)"):
+        way(name, {option: torch.ones(2)})
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), [*FLAGS, *CHOICES])
+def test_ways_to_say_false(name, option, way):
+    for value in (False, 0, np.False_, torch.tensor(False), *([None] if (name, option) in CHOICES else [])):
+        assert way(name, {option: value}).param_groups[-1][option] is value
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_what_is_no_number(name, option, way):
+    for value in ("0.1", [], (0.1,), {}, 1j, torch.tensor(1j), *([None] if option != "base_lr" else [])):
+        with pytest.raises(TypeError, match=rf"^{option}: expected a number or a tensor of one element, got .*\("):
+            way(name, {option: value})
+    with pytest.raises(TypeError, match="convert it with float"):
+        way(name, {option: "0.1"})
+    with pytest.raises(TypeError, match=r"torch\.optim\.lr_scheduler"):
+        way(name, {option: lambda step: 0.1})
+    with pytest.raises(ValueError, match=rf"^{option}: .*a tensor of one element, got a tensor \(2,\)"):
+        way(name, {option: torch.ones(2)})
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"^{option}: expected a finite number"):
+            way(name, {option: value})
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_ways_to_give_a_number(name, option, way):
+    for value in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5])):
+        optimizer = way(name, {option: value})
+        assert optimizer.param_groups[-1][option] is value
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones(2)
+        optimizer.step()
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), PAIRS)
+def test_what_is_no_pair(name, option, way):
+    for value in ((0.5,), (0.5, 1.5, 2.0), [], torch.ones(3)):
+        with pytest.raises(ValueError, match=rf"^{option}: expected two numbers, got \d, .*give a tuple of two"):
+            way(name, {option: value})
+    for value in (0.5, "ab", b"ab", None, {0.5: 1, 1.5: 2}, {0.5, 1.5}, torch.tensor(0.5)):
+        with pytest.raises(TypeError, match=rf"^{option}: expected two numbers, got .*give a tuple of two"):
+            way(name, {option: value})
+    for i in range(2):
+        for value in ("0.5", None, [0.5], 1j):
+            pair = [0.5, 0.5]
+            pair[i] = value
+            with pytest.raises(TypeError, match=rf"^{option}\[{i}\]: expected a number"):
+                way(name, {option: tuple(pair)})
+
+
+@WAYS
+@pytest.mark.parametrize(("name", "option"), PAIRS)
+def test_ways_to_give_a_pair(name, option, way):
+    first, second = 0.5, 1.5 if option == "etas" else 0.75
+    tensors = torch.tensor(first), torch.tensor(second)
+    for value in ((first, second), [first, second], tensors, list(tensors), torch.stack(tensors), np.stack(tensors)):
+        optimizer = way(name, {option: value})
+        assert optimizer.param_groups[-1][option] is value
+        for _ in range(2):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.ones(2)
+            optimizer.step()
+
+
+def test_nonsense_that_is_assigned_is_refused_before_a_step():
+    params = [parameter(), parameter()]
+    optimizer = ours.Adam([{"params": [params[0]]}, {"params": [params[1]], "amsgrad": True}])
+    for p in params:
+        p.grad = torch.ones(2)
+    for option, value in (("maximize", 2), ("amsgrad", "no"), ("betas", (0.9,)), ("lr", "0.1")):
+        before = optimizer.param_groups[1][option]
+        optimizer.param_groups[1][option] = value
+        with pytest.raises((TypeError, ValueError), match=f"^{option}: expected"):
+            optimizer.step()
+        optimizer.param_groups[1][option] = before
+    assert [p.tolist() for p in params] == [[1.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), "0.1", None, 1j, torch.ones(2)], ids=str)
+def test_an_initial_accumulator_value_that_is_no_such_number(value):
+    with pytest.raises((TypeError, ValueError), match=r"^initial_accumulator_value: expected"):
+        ours.Adagrad([parameter()], initial_accumulator_value=value)
+
+
+def test_an_initial_accumulator_value_in_a_tensor():
+    p = parameter()
+    optimizer = ours.Adagrad([p], initial_accumulator_value=torch.tensor(0.25))
+    assert optimizer.state[p]["sum"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    ("option", "value", "error", "match"),
+    [
+        ("state_dtype", "int8", ValueError, r"got 'int8' \(str\); of 8 bits there is 'float8': .*blocks of 128.*scale"),
+        ("state_dtype", torch.bfloat16, ValueError, r"'float32', 'bfloat16', 'float8', got torch.bfloat16 \(dtype\)"),
+        ("state_dtype", None, ValueError, "'float32', 'bfloat16', 'float8', got None"),
+        ("state_dtype", ["float8"], ValueError, "'float32', 'bfloat16', 'float8', got"),
+        ("master_weights", True, ValueError, "expected None, 'float32' or 'split', got True"),
+        ("stochastic_rounding", "no", TypeError, "expected True or False, got 'no'"),
+        ("stochastic_rounding", 2, ValueError, "expected True or False, got 2"),
+        ("seed", "3", TypeError, "expected an integer, got '3'"),
+        ("max_norm", "1", TypeError, "expected a number or None, got '1'"),
+        ("max_value", float("nan"), ValueError, "expected a positive number or None, got nan"),
+        ("copies", [], TypeError, "is of onepass.optim alone"),
+        ("dtype", "bfloat16", TypeError, "is of onepass.optim alone"),
+        ("learning_rate", 0.1, TypeError, "is no argument of {name}; .*max_norm, max_value, state_dtype"),
+    ],
+)
+def test_options_of_ours_that_are_nonsense(name, option, value, error, match):
+    with pytest.raises(error, match=f"^{option}: .*{match.format(name=name)}"):
+        getattr(ours, name)([parameter()], **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_norm", 1.0), ("max_value", 1.0), ("state_dtype", "bfloat16"), ("master_weights", "float32"),
+        ("stochastic_rounding", True), ("seed", 3), ("state_dtype", torch.ones(2)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", [made_with_a_group, given_another_group])
+def test_options_of_the_whole_optimizer_are_refused_in_a_group(option, value, way):
+    """They would be ignored there. As they were given they may stand in a group: ZeroRedundancyOptimizer does that."""
+    with pytest.raises(ValueError, match=rf"^{option}: is of all parameters of an optimizer, got .*in a group"):
+        way("Adam", {option: value})
+    if option == "max_norm":
+        way("Adam", {option: None})
+    elif not isinstance(value, torch.Tensor):
+        optimizer = ours.Adam([{"params": [parameter()], option: value}], **{option: value})
+        for copied in (optimizer, copy.deepcopy(optimizer)):
+            copied.add_param_group({"params": [parameter()], option: value})
+    usual = {
+        "max_value": None,
+        "state_dtype": "float32",
+        "master_weights": None,
+        "stochastic_rounding": False,
+        "seed": 0,
+    }
+    way("Adam", usual)

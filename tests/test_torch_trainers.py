@@ -424,6 +424,110 @@ def test_dictionaries_that_do_not_fit_change_nothing(name, saved, change, match)
     optimizer.step()
 
 
+def in_entry(key, value):
+    return lambda saved: saved["state"][2].update({key: value})
+
+
+def in_group(key, value):
+    return lambda saved: saved["param_groups"][0].update({key: value})
+
+
+NONSENSE = [
+    *[(in_entry("exp_avg", value), TypeError, f"exp_avg of parameter 2: expected a tensor, got {type(value).__name__}")
+      for value in ("x", [1.0, 2.0, 3.0], {}, 1.0, object())],
+    (in_entry("exp_avg", np.array(["x"])), TypeError, "exp_avg of parameter 2: expected a tensor, got ndarray"),
+    (in_entry("exp_avg", np.ones(4)), ValueError, r"exp_avg of parameter 2 has shape \(4,\), expected \(3, 5\)"),
+    (in_entry("exp_avg", torch.ones(3, 5).to_sparse()), ValueError, r"exp_avg of parameter 2 is torch.sparse_coo; .*"),
+    (in_entry("exp_avg", torch.ones(3, 5, device="meta")), ValueError, "exp_avg of parameter 2 is on the device meta"),
+    (in_entry("exp_avg", torch.ones(3, 5) + 1j), ValueError, "exp_avg of parameter 2 is torch.complex"),
+    (in_entry("exp_avg", torch.ones(3, 5, dtype=torch.bool)), ValueError, "exp_avg of parameter 2 is torch.bool"),
+    (lambda s: s["state"][2].pop("exp_avg_sq"), ValueError, "parameter 2 has no exp_avg_sq, which the update adam "),
+    (lambda s: s["state"][2].pop("step"), ValueError, "parameter 2 has no step, .*of another optimizer than Adam"),
+    (in_entry("momentum_buffer", torch.ones(3, 5)), ValueError, "parameter 2 has momentum_buffer, .*than Adam"),
+    (in_entry(7, torch.ones(3, 5)), ValueError, "parameter 2 has 7, which the update adam does not keep"),
+    *[(in_entry("step", value), TypeError, "step of parameter 2: expected a number or a tensor of one, got ")
+      for value in ("3", [3], {}, object(), 1j, True, torch.tensor(True), torch.tensor(1j))],
+    *[(in_entry("step", value), ValueError, "step of parameter 2: expected an integer of 0 or more")
+      for value in (-1, 1.5, float("nan"), float("inf"), 1e300, 2**64, torch.tensor(0.5))],
+    (in_entry("step", torch.ones(2)), ValueError, r"step of parameter 2: expected a number, got a tensor \(2,\)"),
+    (in_entry("step", torch.ones((), device="meta")), ValueError, "step of parameter 2 is on the device meta"),
+    *[(lambda s, value=value: s["state"].update({2: value}), TypeError,
+       f"state of parameter 2: expected a dictionary, got {type(value).__name__}")
+      for value in (None, [1], "x", torch.ones(3, 5))],
+    *[(lambda s, value=value: s.update(state=value), TypeError, "'state': expected a dictionary, got")
+      for value in (None, [], "x")],
+    *[(lambda s, value=value: s.update(param_groups=value), TypeError, "'param_groups': expected a list of ")
+      for value in (None, {}, "x")],
+    (lambda s: s.update(param_groups=["x"]), TypeError, "group 0: expected a dictionary with 'params', got str"),
+    (lambda s: s["param_groups"][0].pop("params"), TypeError, "group 0: expected a dictionary with 'params'"),
+    *[(in_group("params", value), TypeError, "'params' of group 0: expected a list of numbers or names, got")
+      for value in (None, 3, "0123", [[0], [1], [2], [3]])],
+    (in_group("params", [0, 1, 2, 2]), ValueError, "has parameter 2 twice in its groups"),
+    (in_group("params", [0, 1]), ValueError, r"has groups of \[2\] parameters, this optimizer of \[4\]"),
+    (in_group("lr", "0.1"), TypeError, "lr: expected a number"),
+    (in_group("maximize", 2), ValueError, "maximize: expected True or False"),
+    (in_group("betas", (0.9,)), ValueError, "betas: expected two numbers"),
+    (in_entry("axes", "q"), TypeError, "axes of parameter 2: expected .* integers, got 'q'"),
+    (in_entry("master", "x"), TypeError, "master of parameter 2: expected a tensor, got str"),
+    (in_entry("master", torch.ones(3, 5)), ValueError, "parameter 2 has master, which belongs to master_weights"),
+    *[(value, TypeError, rf"expected a dictionary, as state_dict\(\) gives it, got {type(value).__name__}")
+      for value in (None, [], "x")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "float8"])
+@pytest.mark.parametrize(("change", "error", "match"), NONSENSE)
+def test_dictionaries_that_are_nonsense_change_nothing(change, error, match, state_dtype):
+    models = [network().float() for _ in range(3)]
+    optimizers = [ours.Adam(model.parameters(), lr=0.01, state_dtype=state_dtype) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for _ in range(2):
+            for p in model.parameters():
+                p.grad = torch.full_like(p, 0.5)
+            optimizer.step()
+    given = change
+    if callable(change):
+        given = copy.deepcopy(optimizers[0].state_dict())
+        change(given)
+    with pytest.raises(error, match=f"^state_dict: {match}"):
+        optimizers[1].load_state_dict(given)
+    for model, optimizer in zip(models[1:], optimizers[1:], strict=True):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, -0.25)
+        optimizer.step()
+    own, untouched = (optimizer.state_dict() for optimizer in optimizers[1:])
+    assert own["param_groups"] == untouched["param_groups"]
+    for key, entry in untouched["state"].items():
+        assert all(torch.equal(own["state"][key][name], value) for name, value in entry.items())
+    for p, q in zip(models[1].parameters(), models[2].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_blocks_without_their_order_are_refused():
+    model = network().float()
+    optimizer = ours.Adam(model.parameters(), state_dtype="float8")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    del saved["state"][2]["axes"]
+    with pytest.raises(ValueError, match="parameter 2 has 8-bit blocks and no axes"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(("master", "name"), [("float32", "master"), ("split", "lower")])
+def test_master_weights_of_parameters_that_have_none(master, name):
+    """They would be stepped in place of the parameter."""
+    halves, model = network().bfloat16(), network().float()
+    optimizers = [ours.SGD(m.parameters(), lr=0.1, master_weights=master) for m in (halves, model)]
+    for p in halves.parameters():
+        p.grad = torch.ones_like(p)
+    optimizers[0].step()
+    with pytest.raises(ValueError, match=f"parameter 0 has {name}, which torch.float32 parameters have not"):
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+    assert not optimizers[1].state
+
+
 def test_master_weights_of_another_kind_are_refused():
     model = network().bfloat16()
     optimizer = ours.AdamW(model.parameters(), master_weights="float32")

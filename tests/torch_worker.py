@@ -22,6 +22,7 @@ try:
 except ImportError:  # torch 2.4 and 2.5
     from torch.distributed._composable.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import onepass.torch as ours
@@ -122,6 +123,47 @@ def zero_redundancy():
             assert_close(*models)
 
 
+@task
+def zero_redundancy_and_clipping():
+    """Each process would clip by its own norm: refused, and the remedy that the message names is torch's clipping."""
+    model = network()
+    for name in ("SGD", "AdamW", "Lion"):
+        with pytest.raises(
+            ValueError, match=r"max_norm: .*ZeroRedundancyOptimizer.*clip_grad_norm_ over all parameters"
+        ):
+            ZeroRedundancyOptimizer(model.parameters(), optimizer_class=getattr(ours, name), lr=0.1, max_norm=1.0)
+    models = [DistributedDataParallel(network()) for _ in range(2)]
+    optimizers = [ZeroRedundancyOptimizer(models[0].parameters(), optimizer_class=ours.SGD, lr=0.5),
+                  torch.optim.SGD(models[1].parameters(), lr=0.5, foreach=False)]  # fmt: skip
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 4, clip=0.01)
+    assert_close(*models)
+
+
+@task
+def zero_redundancy_and_options_of_ours():
+    """It hands them on in groups as well, also in groups that come later and after a pickle."""
+    models = [DistributedDataParallel(network(torch.float32)) for _ in range(2)]
+    options = {"lr": 0.01, "max_norm": None, "max_value": 0.01, "state_dtype": "bfloat16", "stochastic_rounding": None,
+               "master_weights": None, "seed": 3}  # fmt: skip
+    optimizers = [
+        ZeroRedundancyOptimizer(list(models[0].parameters())[:4], optimizer_class=ours.AdamW, **options),
+        torch.optim.AdamW(models[1].parameters(), lr=0.01, foreach=False),
+    ]
+    optimizers[0].optim.max_value = 0.02
+    optimizers[0].add_param_group({"params": list(models[0].parameters())[4:]})
+    assert optimizers[0].optim.storage.state_dtype == "bfloat16"
+    for _ in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(2, 6, dtype=torch.float32)).square().mean().backward()
+            if model is models[1]:
+                torch.nn.utils.clip_grad_value_(model.parameters(), 0.02)
+            optimizer.step()
+    assert_close(*models, tolerance=1e-3)
+    assert_alike_everywhere(models[0])
+
+
 def sharded(dtype=torch.float64):
     model = network(dtype)
     mesh = init_device_mesh("cpu", (2,))
@@ -161,6 +203,46 @@ def clipping_of_shards():
     norms = [None, None]
     dist.all_gather_object(norms, optimizer.last_step.grad_norm)
     assert norms[0] == norms[1] > 0.01
+
+
+@task
+def norms_of_shards():
+    """The norm itself, from the first step on: clip_grad_norm_'s, and where that takes no such mixture the whole
+    tensors'."""
+    models = [sharded(), sharded()]
+    optimizer = ours.SGD(models[0].parameters(), lr=0.5, max_norm=1e-3)
+    twin = torch.optim.SGD(models[1].parameters(), lr=0.5, foreach=False)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(2, 8, 6, generator=generator, dtype=torch.float64)[dist.get_rank()]
+        for model in models:
+            model.zero_grad()
+            model(x).square().mean().backward()
+        own = torch.linalg.vector_norm(torch.stack([p.grad.to_local().norm() for p in models[0].parameters()])).item()
+        optimizer.step()
+        expected = full(torch.nn.utils.clip_grad_norm_(models[1].parameters(), 1e-3)).item()
+        twin.step()
+        assert optimizer.last_step.grad_norm == pytest.approx(expected, rel=1e-12)
+        assert own < 0.99 * expected  # what one process would find by itself
+    assert_close(*models)
+
+    generator = torch.Generator().manual_seed(0)
+    grads = [torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(4)]
+    meshes = [init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (2,), mesh_dim_names=("other",)),
+              init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))]  # fmt: skip
+    placements = [[Shard(0)], [Shard(1)], [Replicate(), Shard(0)]]
+    params = [torch.nn.Parameter(distribute_tensor(torch.zeros_like(grad), mesh, own))
+              for grad, mesh, own in zip(grads, meshes, placements, strict=False)]  # fmt: skip
+    for p, grad, mesh, own in zip(params, grads, meshes, placements, strict=False):
+        p.grad = distribute_tensor(grad, mesh, own)
+    params.append(torch.nn.Parameter(torch.zeros_like(grads[3])))  # as one of fully_shard's ignored_params
+    params[3].grad = grads[3].clone()
+    optimizer = ours.SGD(params, lr=1.0, max_norm=1.0)
+    optimizer.step()
+    expected = torch.linalg.vector_norm(torch.stack(grads)).item()
+    assert optimizer.last_step.grad_norm == pytest.approx(expected, rel=1e-12)
+    for p, grad in zip(params, grads, strict=True):
+        torch.testing.assert_close(full(p.detach()), -grad / (expected + 1e-6), rtol=1e-12, atol=1e-12)
 
 
 @task
@@ -246,7 +328,7 @@ FOLDER = Path(sys.argv[2])
 def outcome(function):
     try:
         function()
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return traceback.format_exc()
     return "ok"
 

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from onepass import optim
 from onepass.torch._optimizer import Optimizer
+from onepass.torch._options import number_of
 
 
 class Adagrad(Optimizer):
@@ -60,8 +61,9 @@ class Adagrad(Optimizer):
         super().__init__(params, defaults, **own)
 
     def _arguments(self) -> dict[str, Any]:
-        initial = self.defaults["initial_accumulator_value"]
-        return {**super()._arguments(), "initial_accumulator_value": initial}
+        name = "initial_accumulator_value"
+        initial = number_of(name, self.defaults[name])
+        return {**super()._arguments(), name: initial}
 
     def share_memory(self) -> None:
         """Move the sums into memory that other processes see."""

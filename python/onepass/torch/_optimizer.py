@@ -20,8 +20,8 @@ from onepass._update_functions import check_limit
 from onepass.optim.optimizer import StepInfo
 from onepass.optim.storage import Storage
 from onepass.torch._bound import Addresses, Bound, ReshapedError
-from onepass.torch._loading import check_axes, loaded_states, names_of, steps_made
-from onepass.torch._options import differ, is_plain, number_of
+from onepass.torch._loading import check_is_mapping, check_memory_order, loaded_states, names_of, steps_made
+from onepass.torch._options import CHOICES, check_not_of_a_group, check_storage, differ, is_plain, option_of
 from onepass.torch._states import KnownStates
 from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
 
@@ -45,7 +45,8 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         max_norm: gradients are scaled down as by torch.nn.utils.clip_grad_norm_ over all parameters of this optimizer,
             without a pass of their own. If the norm is not finite, nothing changes (there: NaN), and ``last_step`` says
-            so. DTensors: the norm of the whole tensors.
+            so. DTensors: the norm of the whole tensors. Refused beside a ZeroRedundancyOptimizer, where each process
+            would clip its own share by its own norm: call clip_grad_norm_ over all parameters before the step.
         max_value: then clipped as by torch.nn.utils.clip_grad_value_.
         state_dtype: "float32" (float64 beside float64 parameters), "bfloat16" or "float8", 8-bit blocks; see
             :class:`onepass.optim.Optimizer`. torch keeps states in the parameter's type; here bfloat16 parameters have
@@ -63,8 +64,8 @@ class Optimizer(torch.optim.Optimizer):
         last_step: the norm before clipping (None without max_norm), and whether the step was skipped.
 
     Raises:
-        TypeError, ValueError: an option out of its range; a parameter or gradient that is complex, sparse or on another
-            device. Nothing has changed then.
+        TypeError, ValueError: an option that is none or out of its range; a parameter or gradient that is complex,
+            sparse or on another device. Nothing has changed then.
     """
 
     rule: ClassVar[type[optim.Optimizer]]
@@ -81,10 +82,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, max_norm: Any = None, max_value: Any = None,
                  **storage: Any) -> None:  # fmt: skip
-        for name in ("dtype", "copies"):
-            if name in storage:
-                raise TypeError(f"{name}: is of onepass.optim alone; a tensor knows its type, and has no copies here")
-        self._arguments_given = storage
+        check_storage(self.rule, type(self).__name__, storage)
+        self._given = {"max_value": max_value, **storage}
         self._max_norm: float | None = None
         self._max_value: float | None = None
         self.max_norm, self.max_value = max_norm, max_value
@@ -108,7 +107,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _arguments(self) -> dict[str, Any]:
         """Of the rule, beside its options."""
-        return self._arguments_given
+        return {name: value for name, value in self._given.items() if name != "max_value"}
 
     def _beside(self, step: int, group: Mapping[str, Any]) -> dict[str, float]:
         """The numbers beside the states of a parameter that has made so many steps."""
@@ -181,6 +180,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):
+            check_not_of_a_group(param_group, self._given, {**self.storage._asdict(), "max_value": self._max_value})
             self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = len(self.param_groups) - 1
@@ -216,9 +216,11 @@ class Optimizer(torch.optim.Optimizer):
         of whatever type they come.
 
         Raises:
-            ValueError: it is of another rule, lacks an entry, has an option out of its range, or its groups, shapes or
-                types differ. Nothing has changed then.
+            TypeError, ValueError: it is of another rule, lacks an entry, has an option out of its range or something
+                else where a number or a tensor is expected, or its groups, shapes or types differ. Nothing has changed
+                then.
         """
+        check_is_mapping(state_dict)
         states: dict[Tensor, dict[str, Any]] = {}
 
         def convert(optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("_arguments_given", "_max_norm", "_max_value")}
+        own = {name: getattr(self, name) for name in ("_given", "_max_norm", "_max_value")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -254,14 +256,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def options(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """A group's options in the rule's terms."""
-        return {name: number_of(name, group[name]) for name in self._names}
+        return {name: option_of(name, group[name]) for name in self._names}
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
-        if group.get("fused") and group.get("foreach"):
+        asked = {name for name in EXECUTION if name in group and option_of(name, group[name])}
+        if asked >= CHOICES:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if group.get("capturable"):
+        if "capturable" in asked:
             raise ValueError("capturable: is for CUDA graphs, and onepass computes on the CPU; leave it False")
-        if group.get("differentiable"):
+        if "differentiable" in asked:
             raise ValueError(
                 "differentiable: autograd records no step that is made here; use torch.optim for steps that it must"
             )
@@ -275,8 +278,12 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dict: a group has no {missing[0]!r}; is it of another optimizer than {type(self).__name__}?"
             )
-        group = {**NEWER, **group, **{name: self.defaults.get(name) for name in EXECUTION}, **self._forced}
-        self._check_group(group)
+        kept = {name: value for name, value in group.items() if name not in EXECUTION}
+        group = {**NEWER, **kept, **self._forced}
+        try:
+            self._check_group(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"state_dict: {error}") from None
         return self.options(group)
 
     def update_of(self, options: Mapping[str, Any]) -> str:
@@ -316,11 +323,11 @@ class Optimizer(torch.optim.Optimizer):
     def _norm(self, bounds: Sequence[Bound], grads: Sequence[Addresses]) -> float:
         if not self._distributed:
             return math.hypot(*[bound.norm(addresses) for bound, addresses in zip(bounds, grads, strict=True)])
-        present = [p.grad for bound in bounds for p in bound.params if p.grad is not None]
-        if not present:
-            return 0.0
-        norm: Any = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in present]))
-        return float((norm.full_tensor() if is_distributed(norm) else norm).item())
+        norms: dict[Any, list[Tensor]] = {}  # by mesh; what is no DTensor is the same in all processes
+        for grad in [p.grad for bound in bounds for p in bound.params if p.grad is not None]:
+            norms.setdefault(getattr(grad, "device_mesh", None), []).append(torch.linalg.vector_norm(grad))
+        totals: list[Any] = [torch.linalg.vector_norm(torch.stack(own)) for own in norms.values()]
+        return math.hypot(*[(total.full_tensor() if is_distributed(total) else total).item() for total in totals])
 
     def _bind(self) -> list[Bound]:
         """Look at all parameters, make the states that are missing, and the optimizers of onepass.optim on them."""
@@ -360,8 +367,9 @@ class Optimizer(torch.optim.Optimizer):
         names = names_of(self.update_of(groups[0]))
         params = [p for group in groups for p in group["params"]]
         entries = [self.state.get(p) or {} for p in params]
-        for i, (param, entry) in enumerate(zip(params, entries, strict=True)):
-            check_axes(entry, array(local(param)), i)
+        for param, entry in zip(params, entries, strict=True):
+            if "axes" in entry:
+                check_memory_order(entry, array(local(param)), self._name_of(param))
         found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if entry.get(theirs) is not None}
                  for entry in entries]  # fmt: skip
         for arrays in found:
@@ -371,6 +379,13 @@ class Optimizer(torch.optim.Optimizer):
         bound.beside = {name: torch.ones(len(params), dtype=scalar_type(), device="cpu") for name in self.beside}
         bound.write_beside(self._beside)
         return bound
+
+    def _name_of(self, param: Tensor) -> str:
+        """Where the groups have a parameter."""
+        places = [
+            (i, at) for at, group in enumerate(self.param_groups) for i, p in enumerate(group["params"]) if p is param
+        ]
+        return "params[{}] of group {}".format(*places[0])
 
     def _write(self, bound: Bound) -> None:
         """Give self.state what it lacks, of parameters that have made a step."""

@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from onepass import optim
 from onepass.torch._optimizer import Optimizer
+from onepass.torch._options import number_of
 
 
 class Lion(Optimizer):
@@ -133,8 +134,7 @@ class AdaBound(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict) and param_group.get("base_lr", self.defaults["base_lr"]) is None:
-            lr = param_group.get("lr", self.defaults["lr"])
-            param_group["base_lr"] = lr.item() if isinstance(lr, Tensor) else lr
+            param_group["base_lr"] = number_of("lr", param_group.get("lr", self.defaults["lr"]))
         super().add_param_group(param_group)
 
 
