@@ -45,5 +45,7 @@ def results(tmp_path_factory):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_task(task, results):
+    if all(result[task].startswith("skipped: ") for result in results):
+        pytest.skip(results[0][task])
     for rank, result in enumerate(results):
         assert result[task] == "ok", f"process {rank}:\n{result[task]}"

@@ -18,6 +18,7 @@ from onepass import optim
 torch = pytest.importorskip("torch")
 ours = pytest.importorskip("onepass.torch")
 
+OLDER = "decoupled_weight_decay" not in inspect.signature(torch.optim.Adam).parameters  # as in torch 2.4
 BOUND = 16
 SHAPES = [(17,), (5, 7), (), (2, 3, 4), (0, 3)]
 CASES = [
@@ -119,8 +120,9 @@ class Twins:
 def assert_same_states(optimizer, twin, relative):
     """The dictionaries have the same groups and entries, of the same types and shapes, with nearly the same numbers."""
     a, b = optimizer.state_dict(), twin.state_dict()
+    apart = {"foreach"} | ({"decoupled_weight_decay"} if OLDER else set())
     for own, other in zip(a["param_groups"], b["param_groups"], strict=True):
-        assert {k: v for k, v in own.items() if k != "foreach"} == {k: v for k, v in other.items() if k != "foreach"}
+        assert {k: v for k, v in own.items() if k not in apart} == {k: v for k, v in other.items() if k not in apart}
     assert a["state"].keys() == b["state"].keys()
     for key, entry in b["state"].items():
         assert list(a["state"][key]) == list(entry) or set(a["state"][key]) == set(entry)
@@ -158,6 +160,8 @@ def test_groups_of_their_own_and_one_that_comes_later(name, options, dtype):
     def groups(params):
         return [{"params": params[:1], "lr": 0.02}, {"params": params[1:3]}]
 
+    if OLDER and name == "Adagrad":
+        pytest.skip("this torch's Adagrad makes no states for a group that comes later")
     twins = Twins(name, options, shapes=[(7,), (5,), (2, 3), (4,)], dtype=dtype, groups=groups)
     for step in range(10):
         if step == 4:
@@ -182,6 +186,8 @@ def test_groups_of_their_own_and_one_that_comes_later(name, options, dtype):
 )
 def test_groups_that_need_different_updates(name, option, values, dtype):
     """One native call each."""
+    if OLDER and option == "decoupled_weight_decay":
+        pytest.skip("this torch's Adam has no such option")
 
     def groups(params):
         return [{"params": [p], option: value} for p, value in zip(params, values, strict=True)]
@@ -707,16 +713,15 @@ def test_max_value_is_clip_grad_value():
 
 @pytest.mark.parametrize("name", TORCHS)
 def test_arguments_are_torchs(name):
-    own, theirs = (
-        inspect.signature(getattr(ours, name)).parameters,
-        inspect.signature(getattr(torch.optim, name)).parameters,
-    )
+    own, theirs = (dict(inspect.signature(getattr(m, name)).parameters) for m in (ours, torch.optim))
+    defaults = [getattr(m, name)([torch.nn.Parameter(torch.ones(2))], lr=0.1).defaults for m in (ours, torch.optim)]
+    if OLDER and name in ("Adam", "AdamW"):
+        own.pop("decoupled_weight_decay", None)
+        del defaults[0]["decoupled_weight_decay"]
     assert [(p.name, p.kind) for p in own.values()][:-1] == [(p.name, p.kind) for p in theirs.values()]
     for parameter in list(theirs.values())[1:]:
         assert own[parameter.name].default == parameter.default
-    assert getattr(ours, name)([torch.nn.Parameter(torch.ones(2))], lr=0.1).defaults.keys() == (
-        getattr(torch.optim, name)([torch.nn.Parameter(torch.ones(2))], lr=0.1).defaults.keys()
-    )
+    assert defaults[0].keys() == defaults[1].keys()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in OWN])

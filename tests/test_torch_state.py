@@ -6,6 +6,7 @@ The bound of test_updates_torch.py: units in the last place of an element's path
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 
 import numpy as np
@@ -16,6 +17,7 @@ from onepass import optim
 
 torch = pytest.importorskip("torch")
 
+OLDER = "decoupled_weight_decay" not in inspect.signature(torch.optim.Adam).parameters  # as in torch 2.4
 BOUND = 16
 SHAPES = [(17,), (5, 7), ()]
 CASES = [
@@ -126,7 +128,7 @@ def test_in_torchs_default_type_and_through_a_file(name, options):
     torch.save(theirs.state_dict(), file)
     file.seek(0)
     ours = getattr(optim, name)(arrays_of(tensors), **structure(options))
-    ours.load_state_dict(torch.load(file))
+    ours.load_state_dict(torch.load(file, weights_only=True))
     if name != "SGD":
         assert ours.state_dict()["state"][0]["step"] == 400
 
@@ -177,6 +179,7 @@ def test_momentum_in_one_group_of_two(name, options, rng):
     assert_go_on_alike(ours, params, theirs, tensors, rng)
 
 
+@pytest.mark.skipif(OLDER, reason="this torch has no named parameters")
 def test_what_schedulers_and_named_parameters_leave_in_a_group_is_dropped(rng):
     tensors = [torch.tensor(numbers(rng, 5), requires_grad=True)]
     theirs = torch.optim.AdamW([("weight", tensors[0])], lr=torch.tensor(0.25), foreach=False)
@@ -254,7 +257,7 @@ def test_an_older_torchs_dictionary(rng):
     theirs, tensors = run_torch("AdamW", {})
     saved = theirs.state_dict()
     for name in ("maximize", "decoupled_weight_decay", "foreach", "fused", "capturable", "differentiable"):
-        saved["param_groups"][0].pop(name)
+        saved["param_groups"][0].pop(name, None)
     ours = optim.AdamW(arrays_of(tensors))
     ours.load_state_dict(saved)
     assert ours.state_dict()["state"][2]["step"] == 3
@@ -296,6 +299,8 @@ RULES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NA
 def test_another_rule(own, name):
     if own == name:
         return
+    if OLDER and {own, name} == {"Adam", "AdamW"}:
+        pytest.skip("dictionaries of this torch's Adam and AdamW are alike")
     with pytest.raises(ValueError, match="torch's"):
         load(own, name)
 
@@ -346,6 +351,8 @@ def in_state(i, **values):
     ids=lambda v: v if isinstance(v, str) else "",
 )  # fmt: skip
 def test_what_differs_is_told(own, name, options, change, match):
+    if OLDER and "decoupled_weight_decay" in match:
+        pytest.skip("this torch's Adam has no such option")
     with pytest.raises(ValueError, match=match):
         load(own, name, options, change or (lambda saved: None))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import warnings
@@ -15,6 +16,7 @@ torch = pytest.importorskip("torch")
 ours = pytest.importorskip("onepass.torch")
 lr_scheduler = torch.optim.lr_scheduler
 
+OLDER = "decoupled_weight_decay" not in inspect.signature(torch.optim.Adam).parameters  # as in torch 2.4
 BOUND = 16
 RULES = [
     ("SGD", {"lr": 0.1}),
@@ -279,7 +281,7 @@ def test_dictionaries_of_either_load_in_the_other(name, options, through):
             file = io.BytesIO()
             torch.save(saved[i], file)
             file.seek(0)
-            saved[i] = torch.load(file)
+            saved[i] = torch.load(file, weights_only=True)
     else:
         saved = copy.deepcopy(saved)
     crossed = Pair(name, {**options, "lr": 7.0})
@@ -543,7 +545,7 @@ def test_master_weights_of_another_kind_are_refused():
 def test_an_older_torchs_dictionary():
     saved = saved_by("AdamW")
     for name in ("maximize", "foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"):
-        saved["param_groups"][0].pop(name)
+        saved["param_groups"][0].pop(name, None)
     for entry in saved["state"].values():
         entry["step"] = int(entry["step"])
     model = network()
@@ -565,6 +567,7 @@ def test_flags_of_another_machine_are_not_taken_over():
     assert optimizer.param_groups[0]["foreach"] is None
 
 
+@pytest.mark.skipif(OLDER, reason="this torch has no named parameters")
 def test_named_parameters():
     pair = Pair("Adam", {"lr": 0.01})
     pair.optimizers = (
@@ -696,6 +699,8 @@ def test_a_step_with_zero_gradients_and_a_rate_of_zero_moves_nothing(name, optio
 def test_helpers_of_distributed_checkpoints(name, options):
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+    if OLDER and (name, options) == RULES[0]:
+        pytest.skip("this torch's helpers want states, and SGD without momentum has none")
     pair = Pair(name, options)
     fresh = [get_optimizer_state_dict(m, o) for m, o in zip(pair.models, pair.optimizers, strict=True)]
     for key, entry in fresh[1]["state"].items():

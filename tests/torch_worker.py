@@ -16,16 +16,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-
-try:
-    from torch.distributed.fsdp import fully_shard
-except ImportError:  # torch 2.4 and 2.5
-    from torch.distributed._composable.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import onepass.torch as ours
+
+try:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+except ImportError:  # torch 2.4
+    from torch.distributed._tensor import Replicate, Shard, distribute_tensor
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # older than 2.6, whose own needs CUDA
+    fully_shard = None
 
 TASKS = {}
 
@@ -165,6 +168,8 @@ def zero_redundancy_and_options_of_ours():
 
 
 def sharded(dtype=torch.float64):
+    if fully_shard is None:
+        pytest.skip("this torch has no fully_shard for the CPU")
     model = network(dtype)
     mesh = init_device_mesh("cpu", (2,))
     for layer in model:
@@ -207,8 +212,7 @@ def clipping_of_shards():
 
 @task
 def norms_of_shards():
-    """The norm itself, from the first step on: clip_grad_norm_'s, and where that takes no such mixture the whole
-    tensors'."""
+    """The norm itself is clip_grad_norm_'s."""
     models = [sharded(), sharded()]
     optimizer = ours.SGD(models[0].parameters(), lr=0.5, max_norm=1e-3)
     twin = torch.optim.SGD(models[1].parameters(), lr=0.5, foreach=False)
@@ -226,6 +230,10 @@ def norms_of_shards():
         assert own < 0.99 * expected  # what one process would find by itself
     assert_close(*models)
 
+
+@task
+def norms_of_several_meshes():
+    """And of a tensor that is no DTensor, which clip_grad_norm_ does not take: the norm of the whole tensors."""
     generator = torch.Generator().manual_seed(0)
     grads = [torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(4)]
     meshes = [init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (2,), mesh_dim_names=("other",)),
@@ -328,6 +336,8 @@ FOLDER = Path(sys.argv[2])
 def outcome(function):
     try:
         function()
+    except pytest.skip.Exception as reason:
+        return f"skipped: {reason}"
     except (Exception, pytest.fail.Exception):
         return traceback.format_exc()
     return "ok"

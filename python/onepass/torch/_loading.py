@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,16 @@ def steps_made(entry: Mapping[str, Any]) -> int:
     return int(entry.get("momentum_buffer") is not None)
 
 
-def check_memory_order(entry: Mapping[str, Any], param: Array, name: str) -> None:
+def check_memory_order(entry: Mapping[str, Any], param: Array, name: Callable[[], str]) -> None:
     """8-bit blocks hold a tensor in the order of its memory, which must still be the parameter's."""
-    if "axes" in entry and _axes(entry["axes"], name) != memory_axes(param):
+    if "axes" not in entry:
+        return
+    made, own = _axes(entry["axes"], "axes"), memory_axes(param)
+    if made != own:
         raise ValueError(
-            f"{name}: its memory has the axes in the order {memory_axes(param)} now, its 8-bit states lie in the order "
-            f"{_axes(entry['axes'], name)} that it had when they were made; choose the memory format (channels_last, "
-            "...) before the first step, or go back to the one it had"
+            f"{name()}: its memory has the axes in the order {own} now, its 8-bit states lie in the order {made} that "
+            "it had when they were made; choose the memory format (channels_last, ...) before the first step, or go "
+            "back to the one it had"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any, ClassVar, TypeVar, cast
@@ -368,8 +369,7 @@ class Optimizer(torch.optim.Optimizer):
         params = [p for group in groups for p in group["params"]]
         entries = [self.state.get(p) or {} for p in params]
         for param, entry in zip(params, entries, strict=True):
-            if "axes" in entry:
-                check_memory_order(entry, array(local(param)), self._name_of(param))
+            check_memory_order(entry, array(local(param)), partial(self._name_of, param))
         found = [{ours: array(local(entry[theirs])) for theirs, ours in names.items() if entry.get(theirs) is not None}
                  for entry in entries]  # fmt: skip
         for arrays in found:
