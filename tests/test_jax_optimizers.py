@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -354,9 +355,11 @@ def test_wrong_states_and_values_are_named():
     with pytest.raises(ValueError, match=r"state.mu\['a'\]: expected shape \(3,\)"):
         fused.adam(0.1).apply(params, grads, state_of({"a": jnp.ones(2)}))
     with pytest.raises(TypeError, match="learning_rate: expected a number, a scalar or a schedule, got str"):
-        fused.adam("fast").apply(params, grads, state_of(params))
+        fused.adam("fast")
     with pytest.raises(ValueError, match=r"learning_rate: expected shape \(\) \(a scalar\), got \(2,\)"):
-        fused.adam(jnp.ones(2)).apply(params, grads, state_of(params))
+        fused.adam(jnp.ones(2))
+    with pytest.raises(TypeError, match="learning_rate: expected a number, a scalar or a schedule, got str"):
+        fused.adam(lambda count: "fast").apply(params, grads, state_of(params))
     with pytest.raises(ValueError, match=r"grad_scale: expected shape \(\)"):
         fused.adam(0.1).apply(params, grads, state_of(params), jnp.ones(2))
     with pytest.raises(ValueError, match=r"state.count: expected shape \(\)"):
@@ -370,10 +373,63 @@ def test_wrong_states_and_values_are_named():
             fused.rmsprop(0.1, **{name: True})
     with pytest.raises(ValueError, match="eps: expected a number above 0"):
         fused.adagrad(0.1, eps=0.0)
+    for scale in (0.0, np.inf, float("nan")):
+        with pytest.raises(ValueError, match=r"grad_scale: expected a finite number other than 0, got (0|inf|nan)$"):
+            fused.adam(0.1).apply(params, grads, state_of(params), scale)
     with pytest.raises(Exception, match="beta1: expected a number in"):
-        fused.adam(0.1, b1=1.5).apply(params, grads, state_of(params))
+        fused.adam(0.1, b1=lambda count: jnp.asarray(1.5)).apply(params, grads, state_of(params))
     with pytest.raises(Exception, match="lr: expected a finite number"):
         jax.block_until_ready(jax.jit(lambda lr: fused.sgd(lr).apply(params, grads, state_of(params, "sgd")))(jnp.inf))
+
+
+OUT_OF_RANGE = [
+    ("adam", {"learning_rate": -1.0}, "learning_rate: expected a finite number >= 0, got -1.0"),
+    ("adam", {"learning_rate": float("nan")}, "learning_rate: expected a finite number >= 0, got nan"),
+    ("sgd", {"learning_rate": np.inf}, "learning_rate: expected a finite number >= 0, got inf"),
+    ("lamb", {"learning_rate": np.float32(-2)}, "learning_rate: expected a finite number >= 0, got -2.0"),
+    ("adam", {"b1": 1.5}, "b1: expected a number in [0, 1), got 1.5"),
+    ("adam", {"b1": 1, "nesterov": True}, "b1: expected a number in [0, 1), got 1"),
+    ("adamw", {"b2": np.array(-0.5)}, "b2: expected a number in [0, 1), got -0.5"),
+    ("adamax", {"b2": float("nan")}, "b2: expected a finite number, got nan"),
+    ("lion", {"b2": 1.0}, "b2: expected a number in [0, 1), got 1"),
+    ("nadam", {"eps": -1e-8}, "eps: expected a finite number >= 0, got -1e-08"),
+    ("adam", {"eps_root": -1.0}, "eps_root: expected a finite number >= 0, got -1.0"),
+    ("nadamw", {"weight_decay": -0.1}, "weight_decay: expected a finite number >= 0, got -0.1"),
+    ("adamaxw", {"weight_decay": float("inf")}, "weight_decay: expected a finite number >= 0, got inf"),
+    ("sgd", {"momentum": -0.9}, "momentum: expected a finite number >= 0, got -0.9"),
+    ("rmsprop", {"decay": 2}, "decay: expected a finite number in [0, 1], got 2"),
+    ("rmsprop", {"initial_scale": -1.0}, "initial_scale: expected a finite number >= 0, got -1.0"),
+    ("rmsprop", {"centered": True, "momentum": -1}, "momentum: expected a finite number >= 0, got -1"),
+    ("adagrad", {"initial_accumulator_value": -1}, "initial_accumulator_value: expected a finite number >= 0, got -1"),
+    ("adadelta", {"rho": 1.01}, "rho: expected a finite number in [0, 1], got 1.01"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), OUT_OF_RANGE, ids=[f"{n}-{m}" for n, _, m in OUT_OF_RANGE])
+def test_numbers_out_of_range_are_refused_at_once(name, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(fused, name)(**{"learning_rate": 0.1, **options})
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "adamax", "lamb", "sgd", "adagrad", "rmsprop", "adadelta", "lion"])
+@pytest.mark.parametrize(
+    "rate", [0, 0.0, np.float32(0), lambda count: 0.0, jnp.zeros(())], ids=lambda r: type(r).__name__
+)
+def test_a_learning_rate_of_zero_moves_nothing(name, rate):
+    optimizer = getattr(fused, name)(rate)
+    params, state = jnp.ones(3), optimizer.init(jnp.ones(3))
+    moved, state = optimizer.apply(params, jnp.ones(3), state)
+    np.testing.assert_array_equal(moved, params)
+    assert int(state.count) == 1
+
+
+def test_scalars_and_schedules_are_not_looked_at_when_the_optimizer_is_made():
+    """Their values are known when the step runs: a negative rate then goes the other way, as in Optax."""
+    params = jnp.ones(3)
+    for rate in (jnp.asarray(-0.5), lambda count: -0.5):
+        optimizer = fused.sgd(rate)
+        np.testing.assert_array_equal(optimizer.apply(params, params, optimizer.init(params))[0], np.full(3, 1.5))
+    jax.jit(lambda b1: fused.adam(0.1, b1=b1).init(params))(jnp.asarray(1.5))
 
 
 def test_other_platforms_are_refused():

@@ -63,6 +63,7 @@ def adagrad(
             AdagradState,
             {"lr": learning_rate, "eps": eps, "eps_inside": True},
             initial={"sum_of_squares": initial_accumulator_value},
+            checked={"initial_accumulator_value": initial_accumulator_value},
             dtypes={"sum_of_squares": state_dtype},
         )
     )
@@ -107,7 +108,17 @@ def rmsprop(
         (True, True): ("rmsprop_centered_momentum", CenteredMomentumState),
     }[bool(centered), momentum is not None]
     dtypes = dict.fromkeys(("nu", "mu", "trace"), state_dtype)
-    return Optimizer(Rule(update, state, values, initial={"nu": initial_scale}, dtypes=dtypes))
+    return Optimizer(
+        Rule(
+            update,
+            state,
+            values,
+            initial={"nu": initial_scale},
+            checked={"initial_square_avg": initial_scale},
+            arguments={"initial_square_avg": "initial_scale"},
+            dtypes=dtypes,
+        )
+    )
 
 
 def adadelta(

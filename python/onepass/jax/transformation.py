@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from onepass.jax._ffi import check_shape
+from onepass.jax._ranges import check_ranges
 from onepass.jax._step import SUMS_OVER_TENSORS, is_static, take_step
 from onepass.jax._tree import Leaves
 
@@ -22,14 +23,18 @@ class Rule(NamedTuple):
     """How arguments become hyperparameters of the registry.
 
     state: the NamedTuple of the state: count, then the update's states in the registry's order. values: numbers,
-    scalars of JAX or schedules of the step, from 0. initial: what a state begins with, if not 0. dtypes: of states,
-    where they are not the parameter's. decoupled: the decay shrinks the parameter, instead of joining the gradient.
+    scalars of JAX or schedules of the step, from 0. initial: what a state begins with, if not 0. checked: numbers
+    besides values, as the class in onepass.optim calls them. arguments: what the user calls both, where ARGUMENTS does
+    not say so. dtypes: of states, where they are not the parameter's. decoupled: the decay shrinks the parameter,
+    instead of joining the gradient.
     """
 
     update: str
     state: type[Any]
     values: Mapping[str, Any]
     initial: Mapping[str, Any] = {}
+    checked: Mapping[str, Any] = {}
+    arguments: Mapping[str, str] = {}
     dtypes: Mapping[str, Any] = {}
     decoupled: bool = False
     mask: Any = None
@@ -57,11 +62,21 @@ class Optimizer(GradientTransformation):
 
     Both give the same bits, but for weight decay (which ``update`` takes from a rounded product) and for
     :func:`~onepass.jax.lamb` (where updates are a difference of parameters).
+
+    Hyperparameters that are plain numbers are checked when the optimizer is made, for the ranges of the same rule in
+    :mod:`onepass.optim`: ValueError. Scalars of JAX and what schedules return are checked when the step runs, for what
+    would make numbers of nothing: not finite, b1 and b2 outside [0, 1), eps below 0.
     """
 
     apply: Callable[..., tuple[Any, Any]]
 
     def __new__(cls, rule: Rule) -> Optimizer:
+        """Checks what is known before anything is traced: types, and the ranges of plain numbers."""
+        arguments = {**ARGUMENTS, **rule.arguments}
+        for name, value in rule.values.items():
+            if not callable(value):
+                _check_number(arguments.get(name, name), value)
+        check_ranges(rule.update, {**rule.values, **rule.checked}, arguments)
         self = super().__new__(cls, _Init(rule), _Update(rule))
         self.apply = _Apply(rule)
         return self
@@ -73,9 +88,10 @@ class Optimizer(GradientTransformation):
 def _resolved(rule: Rule, count: Any) -> dict[str, Any]:
     """The hyperparameters of this step."""
     check_shape("state.count", count, (), "a scalar")
+    arguments = {**ARGUMENTS, **rule.arguments}
     values = {name: value(count) if callable(value) else value for name, value in rule.values.items()}
     for name, value in values.items():
-        _check_number(ARGUMENTS.get(name, name), value)
+        _check_number(arguments.get(name, name), value)
     return values
 
 
@@ -149,6 +165,7 @@ class _Apply:
         leaves.leave_out_none("grads", grads)
         moments = _moments(self.rule, state, leaves)
         _check_number("grad_scale", grad_scale)
+        check_ranges(self.rule.update, {"grad_scale": grad_scale}, {})
         values = {**_resolved(self.rule, state.count), "grad_scale": grad_scale}
         count = _next(state.count)
         if not len(leaves):
