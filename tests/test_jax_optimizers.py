@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from measure import ulps
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -39,10 +40,24 @@ OPTIMIZERS = [
     ("rmsprop", {"centered": True, "momentum": 0.8, "eps": 1e-3}),
     ("adadelta", {"weight_decay": 0.1}),
     ("lion", {"weight_decay": 0.3}),
+    ("radam", {}),
+    ("radam", {"b1": 0.7, "b2": 0.95, "eps": 1e-1, "eps_root": 1e-2}),
+    ("radam", {"b1": 0.0, "b2": 0.0}),
+    ("amsgrad", {"bias_correction_nu": False, "eps": 1e-3, "eps_root": 1e-4}),
+    ("amsgrad", {"bias_correction_nu": False, "b1": 0.0, "b2": 0.5}),
+    ("amsgrad", {"bias_correction_mu": False, "bias_correction_nu": False}),
+    ("signum", {}),
+    ("signum", {"beta": 0.0}),
+    ("lars", {}),
+    ("lars", {"momentum": 0.5, "nesterov": True, "trust_coefficient": 0.1, "eps": 1e-2}),
+    ("lars", {"weight_decay": 0.3, "trust_coefficient": 0.1}),
+    ("lars", {"weight_decay": 0.3, "weight_decay_mask": [False, True]}),
 ]
+SUMS = {"lamb", "lars"}  # their update is a difference of parameters
 IDS = [f"{name}-{'-'.join(options)}" for name, options in OPTIMIZERS]
 LR = 0.03
-STEPS = 12
+STEPS = 40
+BOUND = 16  # units in the last place
 
 
 def tree(seed, dtype="float32"):
@@ -56,6 +71,8 @@ def tree(seed, dtype="float32"):
 
 
 def run(step, params, state, steps=STEPS):
+    """Of copies, which may be donated."""
+    params, state = jax.tree.map(jnp.array, (params, state))
     for i in range(steps):
         params, state = step(params, tree(100 + i, params[0].dtype), state)
     return params, state
@@ -66,7 +83,11 @@ def with_updates(optimizer):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step)
+    return jax.jit(step, donate_argnums=(0, 2))
+
+
+def with_apply(optimizer):
+    return jax.jit(optimizer.apply, donate_argnums=(0, 2))
 
 
 def close(actual, expected, rtol, atol=0.0):
@@ -80,14 +101,37 @@ def test_many_steps_are_optax_steps(name, options):
     with jax.enable_x64(True):
         start = tree(0, "float64")
         expected, _ = run(with_updates(theirs), start, theirs.init(start))
-        whole, whole_state = run(jax.jit(ours.apply), start, ours.init(start))
+        whole, whole_state = run(with_apply(ours), start, ours.init(start))
         added, added_state = run(with_updates(ours), start, ours.init(start))
     close(whole, expected, 1e-12, 1e-13)
-    exact = "weight_decay" not in options
+    exact = "weight_decay" not in options and name not in SUMS
     close(added, whole, 0.0 if exact else 1e-13, 0.0 if exact else 1e-14)
     close(added_state, whole_state, 0.0 if exact else 1e-13, 0.0 if exact else 1e-14)
     assert whole_state.count.dtype == jnp.int32
     assert int(whole_state.count) == STEPS
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=IDS)
+def test_float32_is_near_optax_in_float64(name, options):
+    """Element by element, in units in the last place of the path that it has walked."""
+    ours, theirs = getattr(fused, name)(LR, **options), getattr(optax, name)(LR, **options)
+    params, step = tree(0), with_apply(ours)
+    state = ours.init(params)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda p: p.astype("float64"), params)
+        exact_state, exact_step = theirs.init(exact), jax.jit(theirs.update)
+        length = [np.abs(np.array(p)) for p in jax.tree.leaves(exact)]
+    for i in range(STEPS):
+        grads = tree(100 + i)
+        params, state = step(params, grads, state)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda g: g.astype("float64"), grads)
+            updates, exact_state = exact_step(wide, exact_state, exact)
+            exact = optax.apply_updates(exact, updates)
+            length = [path + 2 * np.abs(np.array(u)) for path, u in zip(length, jax.tree.leaves(updates), strict=True)]
+    for p, q, path in zip(*map(jax.tree.leaves, (params, exact)), length, strict=True):
+        assert p.dtype == "float32"
+        assert ulps(np.array(p), np.array(q), path) <= BOUND
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -138,7 +182,9 @@ def pointers(tree):
     return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.ndim > 0]
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "lion", "lamb", "sgd"])
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw", "lion", "lamb", "sgd", "radam", "amsgrad", "signum", "rprop", "lars"]
+)
 def test_donated_buffers_are_updated_in_place(name):
     optimizer = getattr(fused, name)(LR)
     params = {"w": jnp.ones((256, 64)), "b": jnp.ones(64)}
@@ -188,7 +234,7 @@ def test_schedules_and_traced_rates_compile_once():
     with jax.enable_x64(True):
         start = tree(0, "float64")
         expected, _ = run(with_updates(theirs), start, theirs.init(start))
-        close(run(jax.jit(ours.apply), start, ours.init(start))[0], expected, 1e-6, 1e-7)
+        close(run(with_apply(ours), start, ours.init(start))[0], expected, 1e-6, 1e-7)
         close(run(with_updates(ours), start, ours.init(start))[0], expected, 1e-6, 1e-7)
 
 
@@ -230,9 +276,9 @@ def test_mask_of_weight_decay(mask, as_function):
         ({name: mask[1] if mask[1] is True else mask[1][0][name] for name in ("w", "scalar")} | {"none": None},),
     ]
     theirs = optax.adamw(LR, weight_decay=0.5, mask=whole)
-    expected = run(with_updates(theirs), start, theirs.init(start))[0]
-    close(run(jax.jit(ours.apply), start, ours.init(start))[0], expected, 2e-5, 2e-6)
-    close(run(with_updates(ours), start, ours.init(start))[0], expected, 2e-5, 2e-6)
+    expected = run(with_updates(theirs), start, theirs.init(start), 12)[0]
+    close(run(with_apply(ours), start, ours.init(start), 12)[0], expected, 2e-5, 2e-6)
+    close(run(with_updates(ours), start, ours.init(start), 12)[0], expected, 2e-5, 2e-6)
 
 
 def test_gradients_that_are_none_leave_arrays_alone():
@@ -266,7 +312,7 @@ def test_grad_scale_divides():
         np.testing.assert_array_equal(moved, -np.arange(4) / 4)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "rmsprop"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "rmsprop", "radam", "rprop", "lars"])
 def test_vmap_makes_the_steps_of_each(name):
     rng = np.random.default_rng(0)
     params, grads = (jnp.asarray(rng.standard_normal((3, 40)), jnp.float32) for _ in range(2))
@@ -401,6 +447,29 @@ OUT_OF_RANGE = [
     ("rmsprop", {"initial_scale": -1.0}, "initial_scale: expected a finite number >= 0, got -1.0"),
     ("rmsprop", {"centered": True, "momentum": -1}, "momentum: expected a finite number >= 0, got -1"),
     ("adagrad", {"initial_accumulator_value": -1}, "initial_accumulator_value: expected a finite number >= 0, got -1"),
+    ("radam", {"b1": 1.0}, "b1: expected a number in [0, 1), got 1"),
+    ("radam", {"eps": -1.0}, "eps: expected a finite number >= 0, got -1.0"),
+    ("amsgrad", {"b2": -1}, "b2: expected a number in [0, 1), got -1"),
+    (
+        "amsgrad",
+        {"learning_rate": -1.0, "bias_correction_nu": False},
+        "learning_rate: expected a finite number >= 0, got -1.0",
+    ),
+    ("signum", {"beta": 1.5}, "beta: expected a finite number in [0, 1], got 1.5"),
+    ("signum", {"beta": 1.0}, "beta: expected a number in [0, 1), got 1, with which nothing would ever move"),
+    ("lars", {"trust_coefficient": -1.0}, "trust_coefficient: expected a finite number >= 0, got -1.0"),
+    ("lars", {"momentum": float("nan")}, "momentum: expected a finite number >= 0, got nan"),
+    ("rprop", {"max_step_size": float("nan")}, "max_step_size: expected a finite number, got nan"),
+    (
+        "rprop",
+        {"eta_minus": 1.5},
+        "eta_minus and eta_plus: expected two numbers, one in (0, 1) and one above 1, got (1.5, 1.2)",
+    ),
+    (
+        "rprop",
+        {"min_step_size": 3.0, "max_step_size": 1.0},
+        "min_step_size and max_step_size: expected the smallest and the largest, got (3.0, 1.0)",
+    ),
     ("adadelta", {"rho": 1.01}, "rho: expected a finite number in [0, 1], got 1.01"),
 ]
 
@@ -411,7 +480,24 @@ def test_numbers_out_of_range_are_refused_at_once(name, options, message):
         getattr(fused, name)(**{"learning_rate": 0.1, **options})
 
 
-@pytest.mark.parametrize("name", ["adam", "nadam", "adamax", "lamb", "sgd", "adagrad", "rmsprop", "adadelta", "lion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adam",
+        "nadam",
+        "adamax",
+        "lamb",
+        "sgd",
+        "adagrad",
+        "rmsprop",
+        "adadelta",
+        "lion",
+        "radam",
+        "amsgrad",
+        "signum",
+        "lars",
+    ],
+)
 @pytest.mark.parametrize(
     "rate", [0, 0.0, np.float32(0), lambda count: 0.0, jnp.zeros(())], ids=lambda r: type(r).__name__
 )
@@ -430,6 +516,112 @@ def test_scalars_and_schedules_are_not_looked_at_when_the_optimizer_is_made():
         optimizer = fused.sgd(rate)
         np.testing.assert_array_equal(optimizer.apply(params, params, optimizer.init(params))[0], np.full(3, 1.5))
     jax.jit(lambda b1: fused.adam(0.1, b1=b1).init(params))(jnp.asarray(1.5))
+
+
+def run_torch(optimizer_of):
+    """STEPS steps of torch on the arrays of run; its parameters and its optimizer."""
+    torch = pytest.importorskip("torch")
+    params = [torch.tensor(np.array(p)) for p in jax.tree.leaves(tree(0, "float64"))]
+    optimizer = optimizer_of(torch.optim, params)
+    for i in range(STEPS):
+        for p, g in zip(params, jax.tree.leaves(tree(100 + i, "float64")), strict=True):
+            p.grad = torch.tensor(np.array(g))
+        optimizer.step()
+    return params, optimizer
+
+
+@pytest.mark.parametrize("options", [{}, {"b1": 0.7, "b2": 0.9, "eps": 1e-3}], ids=["defaults", "others"])
+def test_amsgrad_is_torchs_and_not_optax(options):
+    ours, theirs = fused.amsgrad(LR, **options), optax.amsgrad(LR, **options)
+    betas = (options.get("b1", 0.9), options.get("b2", 0.999))
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        params, adam = run_torch(lambda o, ps: o.Adam(ps, LR, betas, options.get("eps", 1e-8), amsgrad=True))
+        whole, state = run(with_apply(ours), start, ours.init(start))
+        close(jax.tree.leaves(whole), [p.numpy() for p in params], 1e-12, 1e-13)
+        close(jax.tree.leaves(state.nu_max), [adam.state[p]["max_exp_avg_sq"].numpy() for p in params], 1e-12)
+        close(run(with_updates(ours), start, ours.init(start)), (whole, state), 0.0)
+        differing, _ = run(with_updates(theirs), start, theirs.init(start))
+    assert np.abs(np.array(whole[0]) - np.array(differing[0])).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"eta_minus": 0.3, "eta_plus": 1.5, "min_step_size": 1e-2, "max_step_size": 0.05}],
+    ids=["defaults", "others"],
+)
+def test_rprop_is_torchs_with_the_step_sizes_of_optax(options):
+    """Optax 0.2.8 keeps the same steps, but hands out the one before: its own next step, not ours."""
+    ours, theirs = fused.rprop(LR, **options), optax.rprop(LR, **options)
+    etas = (options.get("eta_minus", 0.5), options.get("eta_plus", 1.2))
+    sizes = (options.get("min_step_size", 1e-6), options.get("max_step_size", 50.0))
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        params, _ = run_torch(lambda o, ps: o.Rprop(ps, LR, etas, sizes))
+        whole, state = run(with_apply(ours), start, ours.init(start))
+        close(jax.tree.leaves(whole), [p.numpy() for p in params], 1e-12, 1e-13)
+        close(run(with_updates(ours), start, ours.init(start)), (whole, state), 0.0)
+        _, (kept, _) = run(with_updates(theirs), start, theirs.init(start))
+        close(state.step_sizes, kept.step_sizes, 1e-12)
+        steps = jax.tree.map(lambda size, grad: size * jnp.sign(grad), state.step_sizes, state.prev_grads)
+        close(steps, kept.prev_updates, 1e-12)
+
+
+@pytest.mark.parametrize("stepper", [with_apply, with_updates])
+def test_amsgrad_without_the_correction_of_mu_alone(stepper):
+    """Which torch has not, and Optax with its other maximum: against the formula."""
+    b1, b2, eps = 0.8, 0.9, 1e-3
+    optimizer = fused.amsgrad(LR, b1, b2, eps, bias_correction_mu=False)
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        found, _ = run(stepper(optimizer), start, optimizer.init(start))
+        p = np.array(start[0])
+        m, v, w = np.zeros((3, p.size))
+        for i in range(STEPS):
+            g = np.array(tree(100 + i, "float64")[0])
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            w = np.maximum(w, v)
+            p -= LR * m / (np.sqrt(w / (1 - b2 ** (i + 1))) + eps)
+        close(found[0], p, 1e-12, 1e-13)
+
+
+def test_rprop_begins_with_its_rate_whenever_a_gradient_comes():
+    optimizer = fused.rprop(0.25)
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    state = optimizer.init(params)
+    np.testing.assert_array_equal(state.step_sizes["b"], np.full(3, 0.25))
+    params, state = optimizer.apply(params, {"a": jnp.ones(3), "b": None}, state)
+    params, state = optimizer.apply(params, {"a": jnp.ones(3), "b": jnp.ones(3)}, state)
+    np.testing.assert_array_equal(params["b"], np.full(3, 0.75))
+    with pytest.raises(TypeError, match=r"learning_rate: is the first step size of rprop.*got a schedule"):
+        fused.rprop(lambda count: 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decay_of_lars_joins_scaled_gradients(dtype):
+    rng = np.random.default_rng(0)
+    params, grads = (jnp.asarray(rng.standard_normal(300), dtype) for _ in range(2))
+    optimizer = fused.lars(0.5, weight_decay=0.3, trust_coefficient=0.1)
+    plain, _ = optimizer.apply(params, grads, optimizer.init(params))
+    scaled, _ = optimizer.apply(params, 8 * grads, optimizer.init(params), jnp.asarray(8.0))
+    np.testing.assert_array_equal(plain, scaled)  # a power of two changes no digit
+    one = optax.lars(0.5, weight_decay=0.3, trust_coefficient=0.1)
+    exact = params.astype(jnp.float32)
+    updates, _ = one.update(grads.astype(jnp.float32), one.init(exact), exact)
+    np.testing.assert_allclose(
+        plain.astype(jnp.float32), (exact + updates).astype(dtype).astype(jnp.float32), rtol=1e-6, atol=1e-7
+    )
+
+
+def test_forms_that_are_not_there_are_named():
+    for optimizer, options in (
+        (fused.radam, {"nesterov": True}),
+        (fused.radam, {"threshold": 4.0}),
+        (fused.lars, {"trust_ratio_mask": {"w": True}}),
+        (fused.lars, {"trust_ratio_mask": None}),
+    ):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}: .* optax"):
+            optimizer(0.1, **options)
 
 
 def test_other_platforms_are_refused():
