@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -310,6 +311,80 @@ def test_grad_scale_divides():
     for scale in (4.0, jnp.asarray(4.0)):
         moved, _ = jax.jit(optimizer.apply)(params, grads, optimizer.init(params), scale)
         np.testing.assert_array_equal(moved, -np.arange(4) / 4)
+
+
+def norm_of(grads):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+
+
+def clipped(optimizer, max_norm):
+    def step(params, grads, state):
+        return optimizer.apply(params, grads, state, jnp.maximum(1.0, norm_of(grads) / max_norm))
+
+    return step
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_clipping_by_global_norm_is_optax_clipping(name):
+    """With norms on both sides of max_norm."""
+    options = {"weight_decay": 0.2} if name != "sgd" else {}
+    ours, theirs = getattr(fused, name)(LR, **options), getattr(optax, name)(LR, **options)
+    with jax.enable_x64(True):
+        start = tree(0, "float64")
+        norms = [float(norm_of(tree(100 + i, "float64"))) for i in range(STEPS)]
+        max_norm = float(np.median(norms)) + 1e-3
+        chain = optax.chain(optax.clip_by_global_norm(max_norm), theirs)
+        expected, _ = run(with_updates(chain), start, chain.init(start))
+        found, _ = run(jax.jit(clipped(ours, max_norm), donate_argnums=(0, 2)), start, ours.init(start))
+    assert min(norms) < max_norm < max(norms)
+    close(found, expected, 1e-12, 1e-13)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_norm_that_is_not_finite_is_an_error_and_nothing_is_written(bad):
+    optimizer = fused.adam(LR)
+    params, grads = jnp.ones(300), jnp.ones(300).at[7].set(bad)
+    state = optimizer.init(params)
+    step = clipped(optimizer, 1.0)
+    for function in (step, jax.jit(step)):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="grad_scale: expected a finite number other than 0, got"):
+            jax.block_until_ready(function(params, grads, state))
+    np.testing.assert_array_equal(params, np.ones(300))
+    np.testing.assert_array_equal(state.nu, np.zeros(300))
+
+
+def test_update_behind_optax_clipping_takes_what_is_not_finite():
+    chain = optax.chain(optax.clip_by_global_norm(1.0), fused.adam(LR))
+    params, grads = jnp.ones(3), jnp.array([1.0, np.nan, 1.0])
+    updates, _ = chain.update(grads, chain.init(params), params)
+    assert np.isnan(updates).all()
+    guarded = optax.apply_if_finite(chain, 3)
+    updates, state = guarded.update(grads, guarded.init(params), params)
+    np.testing.assert_array_equal(updates, np.zeros(3))
+    assert int(state.inner_state[1].count) == 0
+
+
+def test_a_skipped_step_leaves_donated_buffers_as_they_are():
+    optimizer = fused.adam(LR)
+    step = clipped(optimizer, 1.0)
+
+    @partial(jax.jit, donate_argnums=(0, 2))
+    def guarded(params, grads, state):
+        finite = jnp.isfinite(norm_of(grads))
+        return jax.lax.cond(finite, step, lambda params, grads, state: (params, state), params, grads, state)
+
+    params = {"w": jnp.ones((256, 64)), "b": jnp.ones(64)}
+    state, ones = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+    before = pointers((params, state))
+    for good in (1.0, np.nan, 1.0, np.inf):
+        held = jax.tree.map(np.array, (params, state))
+        params, state = guarded(params, {"w": ones["w"], "b": ones["b"].at[3].set(good)}, state)
+        assert pointers((params, state)) == before
+        if np.isfinite(good):
+            assert float(params["w"][0, 0]) < held[0]["w"][0, 0]
+        else:
+            jax.tree.map(np.testing.assert_array_equal, (params, state), held)
+    assert int(state.count) == 2
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "rmsprop", "radam", "rprop", "lars"])
