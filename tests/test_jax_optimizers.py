@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +30,9 @@ OPTIMIZERS = [
     ("adamw", {"weight_decay": 0.3}),
     ("adamw", {"weight_decay": 0.3, "nesterov": True}),
     ("nadam", {"b1": 0.8}),
+    ("nadam", {"nesterov": False}),
     ("nadamw", {"weight_decay": 0.3}),
+    ("nadamw", {"weight_decay": 0.3, "nesterov": False}),
     ("adamax", {}),
     ("adamaxw", {"weight_decay": 0.3}),
     ("lamb", {"weight_decay": 0.3}),
@@ -432,6 +438,100 @@ def test_optimizers_are_pickled():
     np.testing.assert_allclose(optimizer.apply(params, grads, optimizer.init(params))[0], [0.88, 0.88], rtol=1e-5)
 
 
+# ---- docs/embedding/jax.md
+
+PAGE = (Path(__file__).parents[1] / "docs" / "embedding" / "jax.md").read_text(encoding="utf-8")
+RULES = re.findall(r"^\| `(\w+)`(?: with `?(\w+)`?)?(?: and `?(\w+)`?)? \| (.*?) \| (\d+) \|", PAGE, re.MULTILINE)
+FLAGS = {"momentum": 0.9, "centered": True}
+
+
+@pytest.mark.parametrize(("name", "first", "second", "fields", "moved"), RULES, ids=["-".join(r[:3]) for r in RULES])
+def test_the_pages_table_of_rules(name, first, second, fields, moved):
+    """States and bytes are those of the code, and states are float32 for a bfloat16 parameter."""
+    optimizer = getattr(fused, name)(LR, **{flag: FLAGS[flag] for flag in (first, second) if flag})
+    state = optimizer.init(jnp.ones(3, "bfloat16"))
+    assert list(state._fields[1:]) == re.findall(r"`(\w+)`", fields)
+    assert {x.dtype.name for x in state[1:]} <= {"float32"}
+    assert kernels.UPDATES[optimizer.init.rule.update].bytes_per_parameter == int(moved)
+
+
+def test_the_page_names_every_function_and_every_rule_that_is_missing():
+    others = {"Optimizer", "softmax_cross_entropy", "batch_norm"}
+    assert {rule[0] for rule in RULES} == set(fused.__all__) - others
+    assert [name for name in others if f"`{name}`" not in PAGE] == []
+    made = [getattr(fused, name)(LR, **options) for name, options in OPTIMIZERS]
+    made += [fused.rprop(LR), fused.sgd(LR, momentum=0.9)]
+    made += [fused.rmsprop(LR, momentum=momentum, centered=c) for momentum in (None, 0.9) for c in (False, True)]
+    missing = kernels.UPDATES.keys() - {optimizer.init.rule.update for optimizer in made}
+    assert missing == {"adabound", "amsbound", "asgd", "swats", "adamw_amsgrad"}
+    for name in ("AdaBound", "AMSBound", "ASGD", "SWATS", "AdamW"):
+        assert name in PAGE.partition("### What is not there")[2], name
+
+
+def test_arguments_are_those_of_optax():
+    """Names, order and defaults; but Optax' adadelta has a rate of None."""
+    for name in {rule[0] for rule in RULES}:
+        ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (fused, optax))
+        assert theirs.keys() <= ours.keys(), name
+        positional = [p for p in theirs.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert list(ours)[: len(positional)] == [p.name for p in positional], name
+        for parameter in theirs.values():
+            if parameter.name != "learning_rate":
+                assert ours[parameter.name].default == parameter.default, (name, parameter.name)
+
+
+def test_updates_against_the_gradient_and_along_it():
+    optimizer = fused.sgd(0.5)
+    params = jnp.zeros(2)
+    np.testing.assert_array_equal(optimizer.apply(params, jnp.ones(2), optimizer.init(params), -1.0)[0], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: fused.softmax_cross_entropy(x, jnp.array([0, 1])),
+        lambda x: fused.batch_norm(x)[0].sum(),
+        lambda x: fused.adam(0.1).apply(x, x, fused.adam(0.1).init(x))[0].sum(),
+    ],
+    ids=["cross-entropy", "batch_norm", "optimizer"],
+)
+def test_derivatives_that_are_not_there_are_errors(function):
+    x = jnp.array([[1.0, 2.0], [4.0, 3.0]])
+    with pytest.raises((TypeError, ValueError), match=r"custom_vjp|onepass_cpu_update.* cannot be differentiated"):
+        jax.jvp(function, (x,), (x,))
+    with pytest.raises(ValueError, match=r"onepass_cpu_.* cannot be differentiated"):
+        jax.grad(lambda x: (jax.grad(function)(x) ** 2).sum())(x)
+
+
+def test_averages_of_optax():
+    """Lookahead around our optimizer, an exponential average of our parameters; signum(beta=0) is sign_sgd."""
+    start, found = tree(0), []
+    for module in (fused, optax):
+        lookahead = optax.lookahead(module.sgd(0.1, momentum=0.9), sync_period=3, slow_step_size=0.5)
+        both = optax.LookaheadParams.init_synced(start)
+        state = lookahead.init(both)
+        for i in range(7):
+            updates, state = lookahead.update(tree(100 + i), state, both)
+            both = optax.apply_updates(both, updates)
+        found.append(both.slow)
+    close(*found, 1e-6, 1e-7)
+    ema = optax.ema(0.5, debias=False)
+    averages, _ = ema.update(found[0], ema.init(found[0]))
+    close(averages, jax.tree.map(lambda p: p / 2, found[0]), 1e-6)
+    signs = [run(with_updates(o), start, o.init(start))[0] for o in (fused.signum(0.1, beta=0.0), optax.sign_sgd(0.1))]
+    close(*signs, 1e-6, 1e-7)
+
+
+def test_optax_is_not_needed():
+    code = (
+        "import sys; sys.modules['optax'] = None\n"
+        "import jax.numpy as jnp, onepass.jax\n"
+        "optimizer = onepass.jax.adamw(0.1)\n"
+        "optimizer.apply(jnp.ones(2), jnp.ones(2), optimizer.init(jnp.ones(2)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ---- nonsense
 
 
@@ -469,8 +569,14 @@ def test_wrong_states_and_values_are_named():
     grads = params
     with pytest.raises(TypeError, match=r"params\['a'\]: expected float32.*got int32"):
         fused.adam(0.1).init({"a": jnp.ones(3, int)})
-    with pytest.raises(TypeError, match="mu: expected a state of float32 or bfloat16, got float16"):
-        fused.adam(0.1, state_dtype="float16").init(params)
+    for dtype, found in (
+        ("float16", "float16"),
+        (jnp.uint8, "uint8"),
+        ("float8", "'float8'"),
+        (jnp.float64, "float64"),
+    ):
+        with pytest.raises(TypeError, match=f"mu: expected a state of float32 or bfloat16, got {found}$"):
+            fused.adam(0.1, state_dtype=dtype)
     with pytest.raises(TypeError, match="state: expected AdamState, as init returns it, got LionState"):
         fused.adam(0.1).apply(params, grads, state_of(params, "lion"))
     with pytest.raises(ValueError, match=r"state.mu\['a'\]: expected shape \(3,\)"):
@@ -692,6 +798,7 @@ def test_forms_that_are_not_there_are_named():
     for optimizer, options in (
         (fused.radam, {"nesterov": True}),
         (fused.radam, {"threshold": 4.0}),
+        (fused.lamb, {"eps_root": 1e-6}),
         (fused.lars, {"trust_ratio_mask": {"w": True}}),
         (fused.lars, {"trust_ratio_mask": None}),
     ):

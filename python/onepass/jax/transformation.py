@@ -67,8 +67,9 @@ class Optimizer(GradientTransformation):
     :func:`~onepass.jax.lamb` (where updates are a difference of parameters).
 
     Hyperparameters that are plain numbers are checked when the optimizer is made, for the ranges of the same rule in
-    :mod:`onepass.optim`: ValueError. Scalars of JAX and what schedules return are checked when the step runs, for what
-    would make numbers of nothing: not finite, b1 and b2 outside [0, 1), eps below 0.
+    :mod:`onepass.optim` (ValueError), and types of states (TypeError). Scalars of JAX and what schedules return are
+    checked when the step runs, for what would make numbers of nothing: not finite, b1 and b2 outside [0, 1), eps below
+    0.
     """
 
     apply: Callable[..., tuple[Any, Any]]
@@ -80,6 +81,8 @@ class Optimizer(GradientTransformation):
             if not callable(value):
                 _check_number(arguments.get(name, name), value)
         check_ranges(rule.update, {**rule.values, **rule.checked}, arguments)
+        for name, asked in rule.dtypes.items():
+            _check_state_type(name, asked)
         self = super().__new__(cls, _Init(rule), _Update(rule))
         self.apply = _Apply(rule)
         return self
@@ -104,6 +107,16 @@ def _check_number(name: str, value: Any) -> None:
     if not isinstance(value, jax.Array):
         raise TypeError(f"{name}: expected a number, a scalar or a schedule, got {type(value).__name__}")
     check_shape(name, value, (), "a scalar")
+
+
+def _check_state_type(name: str, asked: Any) -> None:
+    """8 bits are not there: they are blocks with scales, of another shape than the parameter."""
+    try:
+        found = None if asked is None else jnp.dtype(asked).name
+    except TypeError:
+        found = repr(asked)
+    if found not in (None, "float32", "bfloat16"):
+        raise TypeError(f"{name}: expected a state of float32 or bfloat16, got {found}")
 
 
 def _groups(rule: Rule, values: dict[str, Any], leaves: Leaves) -> tuple[list[dict[str, Any]], list[int]]:
@@ -168,8 +181,6 @@ class _Init:
     def _new(self, name: str, param: Any) -> Any:
         asked = self.rule.dtypes.get(name)
         dtype = jnp.dtype(asked) if asked is not None else param.dtype
-        if asked is not None and dtype.name not in ("float32", "bfloat16"):
-            raise TypeError(f"{name}: expected a state of float32 or bfloat16, got {dtype.name}")
         if param.dtype.name == "float64":
             dtype = param.dtype
         elif asked is None and param.dtype.itemsize == 2:
