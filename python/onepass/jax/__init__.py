@@ -31,9 +31,10 @@ from onepass._extras import require
 require("jax", "jax")
 
 from onepass.jax.adam import adam, adamax, adamaxw, adamw, lamb, nadam, nadamw  # noqa: E402
+from onepass.jax.adam_variants import amsgrad, radam  # noqa: E402
 from onepass.jax.batch_norm import batch_norm  # noqa: E402
 from onepass.jax.cross_entropy import softmax_cross_entropy  # noqa: E402
-from onepass.jax.descent import adadelta, adagrad, lion, rmsprop, sgd  # noqa: E402
+from onepass.jax.descent import adadelta, adagrad, lars, lion, rmsprop, rprop, sgd, signum  # noqa: E402
 from onepass.jax.transformation import Optimizer  # noqa: E402
 
 __all__ = [
@@ -44,12 +45,17 @@ __all__ = [
     "adamax",
     "adamaxw",
     "adamw",
+    "amsgrad",
     "batch_norm",
     "lamb",
+    "lars",
     "lion",
     "nadam",
     "nadamw",
+    "radam",
     "rmsprop",
+    "rprop",
     "sgd",
+    "signum",
     "softmax_cross_entropy",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onepass.jax._step import is_static
 from onepass.jax.states import AdamState
 from onepass.jax.transformation import Optimizer, Rule
 
@@ -97,10 +98,12 @@ def nadam(
     eps_root: Any = 0.0,
     mu_dtype: Any = None,
     *,
+    nesterov: bool = True,
     state_dtype: Any = None,
 ) -> Optimizer:
     """Adam with Nesterov momentum (Dozat 2016), the formula of ``optax.nadam``, whose momentum is b1 from the first
-    step on (torch's and :class:`onepass.optim.NAdam`'s grows). Arguments as in :func:`adam`.
+    step on (torch's and :class:`onepass.optim.NAdam`'s grows). Arguments as in :func:`adam`; ``nesterov=False`` is
+    :func:`adam`.
 
     >>> import jax.numpy as jnp
     >>> optimizer = nadam(0.1)
@@ -109,7 +112,7 @@ def nadam(
     0.8526
     """
     values = {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps, "eps_root": eps_root}
-    return _adam("nadam", values, mu_dtype, state_dtype, True)
+    return _adam("adam", values, mu_dtype, state_dtype, nesterov)
 
 
 def nadamw(
@@ -122,6 +125,7 @@ def nadamw(
     weight_decay: Any = 1e-4,
     mask: Any = None,
     *,
+    nesterov: bool = True,
     state_dtype: Any = None,
 ) -> Optimizer:
     """:func:`nadam` (Dozat 2016) with the decoupled weight decay of :func:`adamw`, the formula of ``optax.nadamw``.
@@ -134,7 +138,7 @@ def nadamw(
     """
     values = {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps, "eps_root": eps_root}
     values["weight_decay"] = weight_decay
-    return _adam("nadam", values, mu_dtype, state_dtype, True, decoupled=True, mask=mask)
+    return _adam("adamw", values, mu_dtype, state_dtype, nesterov, decoupled=True, mask=mask)
 
 
 def adamax(
@@ -182,13 +186,15 @@ def lamb(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-6,
+    eps_root: float = 0.0,
     weight_decay: Any = 0.0,
     mask: Any = None,
     *,
     state_dtype: Any = None,
 ) -> Optimizer:
-    """LAMB (You et al., ICLR 2020), the formula of ``optax.lamb`` with eps_root = 0: Adam's direction, decayed, at the
-    length of each tensor. Arguments as in :func:`adamw`; 40 bytes for each float32 parameter by ``apply``.
+    """LAMB (You et al., ICLR 2020), the formula of ``optax.lamb``: Adam's direction, decayed, at the length of each
+    tensor. Arguments as in :func:`adamw`, but eps_root is 0: another one is a ValueError. 40 bytes for each float32
+    parameter by ``apply``.
 
     Inside ``shard_map`` a tensor's length is that of its local part.
 
@@ -198,6 +204,8 @@ def lamb(
     >>> [round(float(p), 4) for p in params]
     [1.8, 1.8, 1.8, 1.8]
     """
+    if not is_static(eps_root) or float(eps_root) != 0.0:
+        raise ValueError(f"eps_root: lamb has only 0.0 here, got {eps_root!r}; use optax.lamb")
     values = {"lr": learning_rate, "beta1": b1, "beta2": b2, "eps": eps, "weight_decay": weight_decay}
     dtypes = dict.fromkeys(("mu", "nu"), state_dtype)
     return Optimizer(Rule("lamb", AdamState, values, dtypes=dtypes, decoupled=True, mask=mask))

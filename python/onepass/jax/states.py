@@ -20,6 +20,13 @@ class AdamState(NamedTuple):
     nu: Any
 
 
+class AmsgradState(NamedTuple):
+    count: Any
+    mu: Any
+    nu: Any
+    nu_max: Any
+
+
 class AdagradState(NamedTuple):
     count: Any
     sum_of_squares: Any
@@ -58,3 +65,16 @@ class AdadeltaState(NamedTuple):
 class LionState(NamedTuple):
     count: Any
     mu: Any
+
+
+class SignumState(NamedTuple):
+    count: Any
+    ema: Any
+
+
+class RpropState(NamedTuple):
+    """prev_grads: gradients, 0 where a sign has turned; Optax keeps the steps (prev_updates), of the same signs."""
+
+    count: Any
+    prev_grads: Any
+    step_sizes: Any
