@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -316,6 +317,40 @@ def checkpoint_files():
             assert torch.equal(p.to_local(), q.to_local())
         exp_avg = second.state[next(models[1].parameters())]["exp_avg"]
         assert exp_avg.dtype == (torch.bfloat16 if state_dtype == "bfloat16" else torch.float64)
+
+
+@task
+def fully_sharded_data_parallel():
+    """FSDP1's plain tensors: max_norm is refused however it comes, and the remedy that the message names is right."""
+    for original in (False, True):
+        models = [FullyShardedDataParallel(network(torch.float32), use_orig_params=original,
+                                           device_id=torch.device("cpu")) for _ in range(2)]  # fmt: skip
+        params = list(models[0].parameters())
+        for name in ("SGD", "AdamW", "Lion"):
+            with pytest.raises(ValueError, match=r"max_norm: params\[0\] of group 0 is FullyShardedData"):
+                getattr(ours, name)(params, lr=0.1, max_norm=1.0)
+        for name in ("LAMB", "LARS", "SWATS"):
+            with pytest.raises(TypeError, match=r"FullyShardedDataParallel.* needs sums over whole tensors"):
+                getattr(ours, name)(params, lr=0.1)
+        optimizers = [ours.AdamW(params, lr=0.01), torch.optim.AdamW(models[1].parameters(), lr=0.01, foreach=False)]
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(4):
+            x = torch.randn(2, 8, 6, generator=generator, dtype=torch.float32)[dist.get_rank()]
+            for model, optimizer in zip(models, optimizers, strict=True):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                model.clip_grad_norm_(0.01)
+                optimizer.step()
+        for p, q in zip(*(model.parameters() for model in models), strict=True):
+            torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-6, atol=1e-6)
+        optimizers[0].max_norm = 1.0
+        before = [p.detach().clone() for p in params]
+        with pytest.raises(ValueError, match=r"max_norm: .* its own share by its own norm; .*clip_grad_norm_"):
+            optimizers[0].step()
+        for p, own in zip(params, before, strict=True):
+            assert torch.equal(p, own)
+        optimizers[0].max_norm = None
+        optimizers[0].step()
 
 
 @task

@@ -24,7 +24,15 @@ from onepass.torch._bound import Addresses, Bound, ReshapedError
 from onepass.torch._loading import check_is_mapping, check_memory_order, loaded_states, names_of, steps_made
 from onepass.torch._options import CHOICES, check_not_of_a_group, check_storage, differ, is_plain, option_of
 from onepass.torch._states import KnownStates
-from onepass.torch._tensors import array, check_param, is_distributed, local, scalar_type, tensor_of
+from onepass.torch._tensors import (
+    array,
+    check_param,
+    is_distributed,
+    is_flattened,
+    local,
+    scalar_type,
+    tensor_of,
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -47,7 +55,8 @@ class Optimizer(torch.optim.Optimizer):
         max_norm: gradients are scaled down as by torch.nn.utils.clip_grad_norm_ over all parameters of this optimizer,
             without a pass of their own. If the norm is not finite, nothing changes (there: NaN), and ``last_step`` says
             so. DTensors: the norm of the whole tensors. Refused beside a ZeroRedundancyOptimizer, where each process
-            would clip its own share by its own norm: call clip_grad_norm_ over all parameters before the step.
+            would clip its own share by its own norm: call clip_grad_norm_ over all parameters before the step. Refused
+            with FullyShardedDataParallel's parameters (FSDP1) for the same reason: call its clip_grad_norm_.
         max_value: then clipped as by torch.nn.utils.clip_grad_value_.
         state_dtype: "float32" (float64 beside float64 parameters), "bfloat16" or "float8", 8-bit blocks; see
             :class:`onepass.optim.Optimizer`. torch keeps states in the parameter's type; here bfloat16 parameters have
@@ -151,6 +160,8 @@ class Optimizer(torch.optim.Optimizer):
         bounds = self._bounds
         if bounds is None or not self._unchanged(bounds):
             bounds = self._bind()
+        if self._flattened is not None and self._max_norm is not None:
+            self._check_flattened(self._name_of(self._flattened))
         try:
             grads = [bound.addresses() for bound in bounds]
         except ReshapedError:
@@ -192,6 +203,8 @@ class Optimizer(torch.optim.Optimizer):
                     check_param(param, name)
                 if self.whole_tensors and is_distributed(param):
                     raise TypeError(f"{name}: is a DTensor; {type(self).__name__} needs sums over whole tensors")
+                if is_flattened(param):
+                    self._check_flattened(name)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -272,6 +285,19 @@ class Optimizer(torch.optim.Optimizer):
         dummy = {**self.options(group), "params": [np.zeros(1, np.float32)]}
         self.rule([dummy], dtype="bfloat16", **self._arguments())
 
+    def _check_flattened(self, name: str) -> None:
+        """Refuses of FullyShardedDataParallel's parameters what would need the other processes' shares."""
+        if self.whole_tensors:
+            raise TypeError(
+                f"{name}: is a share of FullyShardedDataParallel's; {type(self).__name__} needs sums over whole tensors"
+            )
+        if self._max_norm is not None:
+            raise ValueError(
+                f"max_norm: {name} is FullyShardedDataParallel's, of which each process would clip its own share by "
+                "its own norm; leave max_norm out, and call the wrapped model's clip_grad_norm_(max_norm) before the "
+                "step, or shard with fully_shard (FSDP2)"
+            )
+
     def checked_options(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Of a group of a state dictionary."""
         missing = sorted(set(self._names) - group.keys() - NEWER.keys())
@@ -343,6 +369,8 @@ class Optimizer(torch.optim.Optimizer):
                     check_param(param, f"params[{i}] of group {at}")
                     members[at].append(param)
         self._distributed = any(map(is_distributed, chain.from_iterable(members)))
+        # of all groups: a process without a gradient of its own must refuse with the others
+        self._flattened = next((p for group in groups for p in group["params"] if is_flattened(p)), None)
         bounds = []
         self._own_groups: list[dict[str, Any] | None] = [None] * len(groups)
         for update in dict.fromkeys(self._updates):

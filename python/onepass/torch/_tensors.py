@@ -20,6 +20,11 @@ def is_distributed(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local") and hasattr(tensor, "placements")
 
 
+def is_flattened(tensor: Tensor) -> bool:
+    """Whether torch has marked it as FullyShardedDataParallel's (FSDP1): a plain tensor, one process's share."""
+    return bool(getattr(tensor, "_fsdp_flattened", False))
+
+
 def local(tensor: Tensor) -> Tensor:
     """What of a tensor lies in this process: a DTensor's own shard, any other tensor itself."""
     if not is_distributed(tensor):
