@@ -450,7 +450,10 @@ NONSENSE = [
     *[(in_entry("step", value), TypeError, "step of parameter 2: expected a number or a tensor of one, got ")
       for value in ("3", [3], {}, object(), 1j, True, torch.tensor(True), torch.tensor(1j))],
     *[(in_entry("step", value), ValueError, "step of parameter 2: expected an integer of 0 or more")
-      for value in (-1, 1.5, float("nan"), float("inf"), 1e300, 2**64, torch.tensor(0.5))],
+      for value in (-1, 1.5, float("nan"), float("inf"), 1e300, 2**64, 10**400, torch.tensor(0.5))],
+    (in_entry("exp_avg_sq", torch.full((3, 5), -1e-3)), ValueError, "exp_avg_sq of parameter 2 has elements below 0, "),
+    *[(in_entry("axes", value), ValueError, "axes of parameter 2: expected a tensor with its numbers in memory, got")
+      for value in (torch.ones(2, device="meta"), torch.ones(2, dtype=torch.int64).to_sparse())],
     (in_entry("step", torch.ones(2)), ValueError, r"step of parameter 2: expected a number, got a tensor \(2,\)"),
     (in_entry("step", torch.ones((), device="meta")), ValueError, "step of parameter 2 is on the device meta"),
     *[(lambda s, value=value: s["state"].update({2: value}), TypeError,
@@ -503,6 +506,19 @@ def test_dictionaries_that_are_nonsense_change_nothing(change, error, match, sta
         assert all(torch.equal(own["state"][key][name], value) for name, value in entry.items())
     for p, q in zip(models[1].parameters(), models[2].parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_states_in_torchs_numbers_of_8_bits_are_taken():
+    model = network().float()
+    optimizer = ours.Adam(model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][2]["exp_avg_sq"] = torch.full((3, 5), 0.25).to(torch.float8_e4m3fn)
+    optimizer.load_state_dict(saved)
+    loaded = optimizer.state_dict()["state"][2]["exp_avg_sq"]
+    assert torch.equal(loaded, torch.full((3, 5), 0.25, dtype=torch.float32))
 
 
 def test_blocks_without_their_order_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,10 @@ def _number(value: Any, what: str) -> float:
         number = _tensor(value, what).item()
     if not isinstance(number, Real) or isinstance(number, (bool, np.bool_)):
         raise TypeError(f"state_dict: {what}: expected a number or a tensor of one, got {value!r}")
-    return float(number)
+    try:
+        return float(number)
+    except OverflowError:  # an integer
+        return math.inf
 
 
 def _step_count(value: Any, i: int) -> int:
@@ -193,6 +197,8 @@ def _step_count(value: Any, i: int) -> int:
 
 
 def _axes(value: Any, what: str) -> list[int]:
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.device.type == "meta"):
+        raise ValueError(f"{what}: expected a tensor with its numbers in memory, got {value!r}")
     axes = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
     if not isinstance(axes, Sequence) or not all(isinstance(axis, int) for axis in axes):
         raise TypeError(f"{what}: expected the parameter's axes in the order of its memory, integers, got {value!r}")
@@ -222,6 +228,11 @@ def _state(
         return _blocks(what, value, kind, own)
     if not value.dtype.is_floating_point:
         raise ValueError(f"state_dict: {what} is {value.dtype}, expected floating-point numbers")
+    if positive and bool(((value.float() if value.itemsize == 1 else value) < 0).any()):  # torch compares no float8
+        raise ValueError(
+            f"state_dict: {what} has elements below 0, which the update {update.name} never makes; is it another state "
+            "under this name?"
+        )
     if kind == "bfloat16":
         return _copied(what, value, param, torch.bfloat16)
     computed = torch.float64 if param.dtype == torch.float64 else torch.float32
