@@ -360,6 +360,19 @@ def test_batch_norm_reads_strides_without_a_copy(monkeypatch):
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_with_gaps_between_them(training):
+    x = torch.randn(8, 3)
+    wide = torch.rand(4, 6) + 0.5
+    found = []
+    for function in (F.batch_norm, ours.batch_norm):
+        mean, var, weight, bias = wide.clone()[:, ::2]
+        leaf, weight = x.clone().requires_grad_(), weight.detach().requires_grad_()
+        function(leaf, mean, var, weight, bias, training).square().sum().backward()
+        found.append((leaf.grad, weight.grad, mean, var))
+    torch.testing.assert_close(*found)
+
+
 def test_weight_gradients_alone(monkeypatch):
     """The first layer's input needs none: dx is not computed, and the others are the same."""
     x, dy = torch.randn(6, 3, 4), torch.randn(6, 3, 4)

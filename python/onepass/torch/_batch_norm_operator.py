@@ -15,7 +15,8 @@ from onepass.torch._operators import operator
 
 
 def _computed(tensor: Tensor | None, dtype: torch.dtype) -> Any:
-    return None if tensor is None else array(tensor if tensor.dtype == dtype else tensor.to(dtype))
+    """What is read for each channel, without gaps."""
+    return None if tensor is None else array(tensor.to(dtype).contiguous())
 
 
 def _empty_results(
