@@ -362,15 +362,17 @@ def test_batch_norm_reads_strides_without_a_copy(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_channels_with_gaps_between_them(training):
-    x = torch.randn(8, 3)
-    wide = torch.rand(4, 6) + 0.5
+    """Against float64 without gaps: torch's own backward pass is wrong beside such running statistics."""
+    x, numbers = torch.randn(8, 3), [torch.rand(6) + 0.5 for _ in range(4)]
     found = []
-    for function in (F.batch_norm, ours.batch_norm):
-        mean, var, weight, bias = wide.clone()[:, ::2]
-        leaf, weight = x.clone().requires_grad_(), weight.detach().requires_grad_()
-        function(leaf, mean, var, weight, bias, training).square().sum().backward()
-        found.append((leaf.grad, weight.grad, mean, var))
-    torch.testing.assert_close(*found)
+    for function, dtype in ((F.batch_norm, torch.float64), (ours.batch_norm, torch.float32)):
+        mean, var, weight, bias = [n.to(dtype).clone()[::2] for n in numbers]
+        if dtype == torch.float64:
+            mean, var, weight, bias = [t.contiguous() for t in (mean, var, weight, bias)]
+        leaf = x.to(dtype).clone().requires_grad_()
+        function(leaf, mean, var, weight.requires_grad_(), bias, training).square().sum().backward()
+        found.append([t.double() for t in (leaf.grad, weight.grad, mean, var)])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_weight_gradients_alone(monkeypatch):

@@ -19,11 +19,12 @@ class Shares {
       share_ = std::make_unique<Share[]>(static_cast<std::size_t>(threads));
       capacity_ = threads;
     }
+    Share* const share = share_.get();
     shares_ = threads;
     chunk_ = std::max<std::int64_t>(1, tasks / (threads * chunks_per_share));
     for (int s = 0; s < threads; ++s) {
-      share_[s].next.store(tasks * s / threads, std::memory_order_relaxed);
-      share_[s].end = tasks * (s + 1) / threads;
+      share[s].next.store(tasks * s / threads, std::memory_order_relaxed);
+      share[s].end = tasks * (s + 1) / threads;
     }
   }
   int count() const { return shares_; }
@@ -31,8 +32,9 @@ class Shares {
   // run(begin, end), until nothing is left; own: this thread's number, of [0, count())
   template <typename F>
   void take(int own, F&& run) {
+    Share* const share = share_.get();
     for (int k = 0; k < shares_; ++k) {
-      Share& s = share_[(own + k) % shares_];
+      Share& s = share[(own + k) % shares_];
       for (;;) {
         const std::int64_t begin = s.next.fetch_add(chunk_, std::memory_order_relaxed);
         if (begin >= s.end) break;
