@@ -10,9 +10,10 @@ class OpenMp {
   explicit OpenMp(std::uintptr_t library) {
     raise_if(onepass_find_openmp(reinterpret_cast<void*>(library), &parallel_for_, &host_));
   }
-  int threads() const { return onepass_openmp_threads(host_); }
   // Between the two, what this thread starts runs in OpenMP's threads.
-  void enter() const { onepass_set_parallel_for(parallel_for_, host_, std::min(threads(), onepass_get_threads())); }
+  void enter() const {
+    onepass_set_parallel_for(parallel_for_, host_, std::min(onepass_openmp_threads(host_), onepass_get_threads()));
+  }
   void leave() const { onepass_set_parallel_for(nullptr, nullptr, 0); }
 
  private:

@@ -102,7 +102,6 @@ class Tensors {
 void register_tensors(py::module_& m) {
   py::class_<OpenMp>(m, "OpenMp")
       .def(py::init<std::uintptr_t>(), py::arg("library"))
-      .def("threads", &OpenMp::threads)
       .def("enter", &OpenMp::enter)
       .def("leave", &OpenMp::leave);
   py::class_<Tensors>(m, "Tensors")

@@ -1,15 +1,14 @@
 #include "runtime/openmp.hpp"
 
 #include <dlfcn.h>
-#include <pthread.h>
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "runtime/shares.hpp"
+#include "runtime/team.hpp"
 
 namespace onepass::runtime {
 
@@ -21,9 +20,6 @@ struct OpenMp {
 };
 
 namespace {
-
-std::atomic<bool> forked{false};  // OpenMP's threads do not survive a fork, and a region would wait for them
-[[maybe_unused]] const int watching_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 template <typename Function>
 bool look_up(void* library, const char* name, Function& found) {
@@ -63,7 +59,7 @@ int openmp_threads(const OpenMp* runtime) { return std::max(runtime->max_threads
 
 void openmp_parallel_for(void* host, std::int64_t tasks, onepass_range range, void* context) {
   const auto* runtime = static_cast<const OpenMp*>(host);
-  if (forked.load(std::memory_order_relaxed)) return range(context, 0, tasks);
+  if (is_forked()) return range(context, 0, tasks);  // a region would wait for threads that are gone
   Region region{{}, range, context, runtime};
   region.shares.cut(openmp_threads(runtime), tasks, tasks);  // one by one: they are few
   // 0: as many threads as every other region has, since the runtime lets those go that one region does not need

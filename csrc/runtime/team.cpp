@@ -172,9 +172,11 @@ void Team::run(int threads, std::int64_t tasks, Body task, void* with) {
 
 }  // namespace
 
+bool is_forked() { return forked.load(std::memory_order_relaxed); }
+
 void run_team(int threads, std::int64_t tasks, Body body, void* context) {
   if (threads > 1 && has_host()) return run_on_host(threads, tasks, body, context);
-  if (threads > 1 && !forked.load(std::memory_order_relaxed)) {
+  if (threads > 1 && !is_forked()) {
     Team& t = team();
     const std::unique_lock lock(t.busy, std::try_to_lock);
     if (lock) return t.run(threads, tasks, body, context);

@@ -16,6 +16,9 @@ using Body = void (*)(void* context, std::int64_t begin, std::int64_t end);
 // are flushed inside. An exception of body's is passed on.
 void run_team(int threads, std::int64_t tasks, Body body, void* context);
 
+// Whether this process is the child of a fork: the team's threads and every host's are its parent's alone.
+bool is_forked();
+
 // body(begin, end)
 template <typename F>
 void parallel(int threads, std::int64_t tasks, F&& body) {
