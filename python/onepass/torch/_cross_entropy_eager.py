@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onepass.kernels._arguments import reduction_code
 from onepass.torch._eager import eager_apply, is_eager
 from onepass.torch._gradients import scaled
 from onepass.torch._operands import computed_dtype, needs_gradient
 from onepass.torch._threads import tensors
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -42,7 +42,7 @@ def losses(
     label_smoothing: float,
     z_loss: float,
 ) -> Tensor:
-    options = ignore_index, label_smoothing, z_loss, _REDUCTIONS[reduction]
+    options = ignore_index, label_smoothing, z_loss, reduction_code(reduction)
     if needs_gradient(input):
         loss: Tensor = _apply(input, target, weight, options)
     else:

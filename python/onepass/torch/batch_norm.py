@@ -9,10 +9,7 @@ from torch import Tensor
 
 from onepass.torch import _batch_norm_eager, _batch_norm_operator
 from onepass.torch._eager import REFUSALS
-from onepass.torch._operands import (
-    check_float,
-    check_tensors,
-)
+from onepass.torch._operands import check_float, check_tensors
 
 _INSTEAD = "torch.nn.functional.batch_norm"
 

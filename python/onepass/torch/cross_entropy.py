@@ -81,7 +81,7 @@ def cross_entropy(
     """
     args = input, target, weight, ignore_index, reduction, label_smoothing, z_loss
     if _cross_entropy_eager.takes(*args):
-        with contextlib.suppress(*REFUSALS, KeyError):
+        with contextlib.suppress(*REFUSALS):
             return _cross_entropy_eager.losses(*args)
     check_tensors(_INSTEAD, input=input, target=target, weight=weight)
     dtype = input.dtype
